@@ -1,0 +1,46 @@
+# `make demo` and `make test` are all a newcomer needs; each sets up what it uses.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := instrument engine_hooks collector analytics dashboard demo tests benchmarks
+ARGS ?=
+
+.PHONY: help install demo test check bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip 1>&2
+
+# What runs, and what checks it, so that a demo need not wait for the test tools.
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' 1>&2
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev 1>&2
+	@touch $@
+
+install: $(VENV)/.dev  ## a virtual environment with everything in it
+
+demo: $(VENV)/.run  ## the whole thing on this machine (ARGS="--no-dashboard --out DIR --json --seed N")
+	@$(BIN)/costspan demo $(ARGS)
+
+# The dashboard is tested in a real browser: `apt-get install chromium`. Without one those tests are skipped, and say so.
+test: $(VENV)/.dev  ## the test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev  ## lint, types, import contracts, then the tests
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) test
+
+bench: $(VENV)/.dev  ## measured figures, each beside a peer or a limit in the same run
+	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+clean:  ## remove what the targets above made
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis costspan-demo
