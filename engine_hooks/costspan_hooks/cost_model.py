@@ -1,0 +1,186 @@
+"""How long a step should take, given who is in it (design 5.2).
+
+``T̂ = a + Σ c_i``: a prefill chunk of ``n`` tokens at context ``x`` costs ``b·n + d·n·(x + n/2)``, a decoding sequence at
+context ``x`` costs ``e + f·x``. A step is bound by memory traffic or by arithmetic, so there is one non-negative coefficient
+vector a regime, and the regime of a step is told from its FLOPs and bytes (roofline: Williams et al., CACM 52(4), 2009;
+roofline-guided piecewise-linear attribution: LLMVisor, OpenReview VeAJmE2ZJU).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from costspan_hooks.observer import ModelShape
+
+Regime = Literal["memory", "compute"]
+
+WINDOW = 512
+"""Steps of a regime that a fit sees."""
+REFIT_EVERY = 64
+"""New steps of a regime between two fits."""
+FIRST_FIT = 16
+"""Steps of a regime before its first fit; until then the coefficients come from the model's shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """One regime's cost of a step, all in nanoseconds and none negative.
+
+    Attributes:
+        fixed: a, the step itself.
+        prefill_token: b, a prompt token.
+        prefill_pair: d, a prompt token attending to one earlier token.
+        decode_seq: e, a decoding sequence.
+        decode_token: f, a decoding sequence attending to one token of its context.
+    """
+
+    fixed: float
+    prefill_token: float
+    prefill_pair: float
+    decode_seq: float
+    decode_token: float
+
+    def prefill(self, tokens: float, context: float) -> float:
+        """Nanoseconds that a chunk of ``tokens`` at ``context`` adds to a step."""
+        return tokens * (self.prefill_token + self.prefill_pair * (context + tokens / 2))
+
+    def decode(self, context: float) -> float:
+        """Nanoseconds that a sequence decoding at ``context`` adds to a step."""
+        return self.decode_seq + self.decode_token * context
+
+
+NOTHING = Coefficients(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a step has to do.
+
+    Attributes:
+        prefill_tokens: Σ n over its chunks.
+        prefill_pairs: Σ n·(x + n/2) over its chunks.
+        decode_seqs: Sequences that decode a token.
+        decode_tokens: Σ x over them.
+    """
+
+    prefill_tokens: int
+    prefill_pairs: float
+    decode_seqs: int
+    decode_tokens: int
+
+    def predict(self, coefficients: Coefficients) -> float:
+        """T̂ in nanoseconds; at least one, so that it can be divided by."""
+        return max(
+            1.0,
+            coefficients.fixed
+            + self.prefill_tokens * coefficients.prefill_token
+            + self.prefill_pairs * coefficients.prefill_pair
+            + self.decode_seqs * coefficients.decode_seq
+            + self.decode_tokens * coefficients.decode_token,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a device can do at best.
+
+    Attributes:
+        flops_per_s: Arithmetic peak.
+        bytes_per_s: Memory bandwidth.
+    """
+
+    flops_per_s: float
+    bytes_per_s: float
+
+
+ONE_CORE = Device(flops_per_s=5e10, bytes_per_s=1e10)
+"""One core of a server CPU, within a factor of two: the fit soon knows better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """A model on a device: which of the two bounds a step, and what it would then cost."""
+
+    model: ModelShape
+    device: Device
+
+    def regime(self, load: Load) -> Regime:
+        """Whether memory traffic or arithmetic bounds a step with this load."""
+        model = self.model
+        tokens = load.prefill_tokens + load.decode_seqs
+        flops = 2.0 * model.parameters * tokens + model.flops_per_pair * (load.prefill_pairs + load.decode_tokens)
+        moved = float(model.parameters * model.bytes_per_parameter + model.kv_bytes_per_token * (load.decode_tokens + tokens))
+        return "compute" if flops * self.device.bytes_per_s > moved * self.device.flops_per_s else "memory"
+
+    def coefficients(self, regime: Regime) -> Coefficients:
+        """Where a regime's coefficients start, before any step was seen."""
+        ns_per_flop, ns_per_byte = 1e9 / self.device.flops_per_s, 1e9 / self.device.bytes_per_s
+        token = 2.0 * self.model.parameters * ns_per_flop
+        pair = self.model.flops_per_pair * ns_per_flop
+        if regime == "compute":
+            return Coefficients(1.0, token, pair, token, pair)
+        weights = self.model.parameters * self.model.bytes_per_parameter * ns_per_byte
+        kv = self.model.kv_bytes_per_token * ns_per_byte
+        return Coefficients(weights, token, pair, kv, kv)
+
+
+class RegimeFit:
+    """One regime's coefficients, refitted from its last :data:`WINDOW` steps."""
+
+    def __init__(self, start: Coefficients) -> None:
+        self.coefficients = start
+        self._features: NDArray[np.float64] = np.zeros((WINDOW, 5))
+        self._durations: NDArray[np.float64] = np.ones(WINDOW)
+        self._seen = 0
+
+    def learn(self, load: Load, duration_ns: int) -> None:
+        """Take a step into the window; refit when it is time. The new coefficients hold from the next step on."""
+        row = self._seen % WINDOW
+        self._features[row] = (1.0, load.prefill_tokens, load.prefill_pairs, load.decode_seqs, load.decode_tokens)
+        self._durations[row] = max(1, duration_ns)
+        self._seen += 1
+        if self._seen == FIRST_FIT or self._seen % REFIT_EVERY == 0:
+            self._refit()
+
+    def _refit(self) -> None:
+        count = min(self._seen, WINDOW)
+        features, durations = self._features[:count], self._durations[:count]
+        # Dividing by the duration makes the error relative: a slow step must not outvote a hundred quick ones.
+        relative = features / durations[:, None]
+        scale = np.maximum(relative.max(axis=0), 1e-300)
+        weights = np.ones(count)
+        solution = np.zeros(5)
+        for _ in range(2):  # the second pass gives stalled steps less say (Huber weights)
+            solution = nnls(relative / scale * weights[:, None], weights)[0]
+            residual = np.abs(relative / scale @ solution - 1.0)
+            weights = np.sqrt(np.minimum(1.0, 0.1 / np.maximum(residual, 1e-12)))
+        fixed, token, pair, seq, context = (float(value) for value in solution / scale)
+        self.coefficients = Coefficients(max(1.0, fixed), token, pair, seq, context)
+
+
+class CostModel:
+    """Predicts each step before it learns from it, so that the error in its rows is of steps the fit had not seen."""
+
+    def __init__(self, roofline: Roofline) -> None:
+        self._roofline = roofline
+        self._fits: dict[Regime, RegimeFit] = {
+            "memory": RegimeFit(roofline.coefficients("memory")),
+            "compute": RegimeFit(roofline.coefficients("compute")),
+        }
+
+    def regime(self, load: Load) -> Regime:
+        """The regime that a step with this load is in."""
+        return self._roofline.regime(load)
+
+    def coefficients(self, regime: Regime) -> Coefficients:
+        """What the regime costs, as known now."""
+        return self._fits[regime].coefficients
+
+    def learn(self, regime: Regime, load: Load, duration_ns: int) -> None:
+        """Take a measured step into the fit."""
+        self._fits[regime].learn(load, duration_ns)

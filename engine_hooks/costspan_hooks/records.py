@@ -1,0 +1,106 @@
+"""What the ledger hands on: one record an event, made on the hot path and shipped off it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from costspan.semconv import Bound, Phase
+from costspan_hooks.cost_model import NOTHING, Coefficients
+from costspan_hooks.observer import Removal, RequestInfo
+
+
+@dataclass(slots=True)
+class Segment:
+    """A stretch of one request's life in one phase. Nanoseconds; steps are -1 where there is none.
+
+    ``solo + interference + deviation + host_gap`` is ``duration`` in the phases that run in the batch, and zero elsewhere.
+    """
+
+    name: Phase
+    start_ns: int
+    duration_ns: int
+    step_first: int = -1
+    step_last: int = -1
+    tokens: int = 0
+    context: int = 0
+    cost_ns: int = 0
+    solo_ns: float = 0.0
+    interference_ns: float = 0.0
+    deviation_ns: float = 0.0
+    host_gap_ns: float = 0.0
+    waste: str = ""
+    waste_ns: int = 0
+    culprit: str = ""
+
+
+@dataclass(slots=True)
+class AttemptRecord:
+    """One request that has left the engine."""
+
+    request: RequestInfo
+    removal: Removal
+    segments: list[Segment]
+    cached_tokens: int
+    evicted_tokens: int
+    preemptions: int
+    first_token_ns: int
+    last_step: int
+
+
+@dataclass(slots=True)
+class TenantShare:
+    """A tenant's part of a step."""
+
+    name: str
+    seqs: int
+    tokens: int
+    blocks: int
+    compute_ns: float
+    prefill_ns: float
+    cost_ns: float
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One step; or, with no participants, a stretch of idle time after ``step``."""
+
+    step: int
+    start_ns: int
+    duration_ns: int = 0
+    host_gap_ns: int = 0
+    idle_ns: int = 0
+    cold_start_ns: int = 0
+    bound: Bound = Bound.NONE
+    participants: int = 0
+    prefill_tokens: int = 0
+    predicted_ns: float = 0.0
+    unit: Coefficients = NOTHING
+    regime: str = ""
+    tenants: list[TenantShare] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class EvictionRecord:
+    """A cached block that went from one tenant to another."""
+
+    at_ns: int
+    step: int
+    victim: str
+    culprit: str
+    tokens: int
+
+
+@dataclass(slots=True)
+class SampleRecord:
+    """A device's heartbeat over an interval; ``None`` where the device does not say."""
+
+    host: str
+    device: str
+    device_kind: str
+    client: str
+    start_ns: int
+    end_ns: int
+    utilization: float | None
+    memory_bytes: int | None
+    power_w: float | None
+    energy_j: float | None

@@ -1,0 +1,188 @@
+"""Records as Arrow tables, column for column as the store has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from costspan.semconv import Phase
+from costspan_hooks.records import AttemptRecord, EvictionRecord, SampleRecord, Segment, StepRecord
+
+TEXT, INT, REAL = pa.string(), pa.int64(), pa.float64()
+U16, U32, U64 = pa.uint16(), pa.uint32(), pa.uint64()
+
+_SEGMENT: dict[str, pa.DataType] = {
+    "name": TEXT,
+    "start_ns": INT,
+    "duration_ns": INT,
+    "step_first": INT,
+    "step_last": INT,
+    "tokens": U32,
+    "context": U32,
+    "cost_ns": INT,
+    "solo_ns": REAL,
+    "interference_ns": REAL,
+    "deviation_ns": REAL,
+    "host_gap_ns": REAL,
+    "waste": TEXT,
+    "waste_ns": INT,
+    "culprit": TEXT,
+}
+_SHARE: dict[str, pa.DataType] = {
+    "name": TEXT,
+    "seqs": U16,
+    "tokens": U32,
+    "blocks": U32,
+    "compute_ns": REAL,
+    "prefill_ns": REAL,
+    "cost_ns": REAL,
+}
+_REQUEST = ("request_id", "trace_id", "parent_span_id", "tenant", "feature", "unit")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """An attempt with both its ends: the engine's record, and the server's word on what reached the socket.
+
+    Attributes:
+        record: What the ledger handed on.
+        span_id: The request span that was emitted for it, 16 hex digits.
+        sent_ns: Last byte handed to the socket; the removal's time where there is no server.
+        delivered_tokens: Tokens written to the socket.
+    """
+
+    record: AttemptRecord
+    span_id: str
+    sent_ns: int
+    delivered_tokens: int
+
+    def phases(self) -> list[Segment]:
+        """The engine's segments, with the server's own before and after them."""
+        request, removal = self.record.request, self.record.removal
+        admission = Segment(Phase.ADMISSION, request.received_ns, request.enqueued_ns - request.received_ns)
+        phases = [admission, *self.record.segments]
+        if self.sent_ns > removal.at_ns:
+            phases.append(Segment(Phase.STREAM, removal.at_ns, self.sent_ns - removal.at_ns))
+        return phases
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The engine that rows come from."""
+
+    project: str
+    engine: str
+    device_kind: str
+
+
+def _column(rows: Sequence[Any], name: str, kind: pa.DataType) -> pa.Array[Any]:
+    return pa.array([getattr(row, name) for row in rows], kind)
+
+
+def _nested(prefix: str, rows: Sequence[Sequence[Any]], kinds: dict[str, pa.DataType]) -> dict[str, pa.Array[Any]]:
+    """One list column per field, as ClickHouse spells Nested."""
+    return {
+        f"{prefix}.{name}": pa.array([[getattr(item, name) for item in row] for row in rows], pa.list_(kind))
+        for name, kind in kinds.items()
+    }
+
+
+def _constant(value: str, count: int) -> pa.Array[Any]:
+    return pa.array([value] * count, TEXT)
+
+
+def attempts(origin: Origin, rows: Sequence[Delivered]) -> pa.Table:
+    """Table ``attempts``."""
+    records = [row.record for row in rows]
+    requests = [record.request for record in records]
+    removals = [record.removal for record in records]
+    phases = [row.phases() for row in rows]
+    return pa.table(
+        {
+            "project": _constant(origin.project, len(rows)),
+            "engine": _constant(origin.engine, len(rows)),
+            **{name: _column(requests, name, TEXT) for name in _REQUEST},
+            "span_id": _column(rows, "span_id", TEXT),
+            "attempt": _column(requests, "attempt", U16),
+            "model": _column(requests, "model", TEXT),
+            "device_kind": _constant(origin.device_kind, len(rows)),
+            "outcome": _column(removals, "outcome", TEXT),
+            "finish_reason": _column(removals, "finish_reason", TEXT),
+            "prompt_tokens": _column(requests, "prompt_tokens", U32),
+            "cached_tokens": _column(records, "cached_tokens", U32),
+            "output_tokens": _column(removals, "output_tokens", U32),
+            "delivered_tokens": _column(rows, "delivered_tokens", U32),
+            "preemptions": _column(records, "preemptions", U16),
+            "received_ns": _column(requests, "received_ns", INT),
+            "enqueued_ns": _column(requests, "enqueued_ns", INT),
+            "first_token_ns": _column(records, "first_token_ns", INT),
+            "disconnect_ns": _column(removals, "disconnect_ns", INT),
+            "disconnect_step": _column(removals, "disconnect_step", INT),
+            "removed_ns": _column(removals, "at_ns", INT),
+            "sent_ns": _column(rows, "sent_ns", INT),
+            "last_step": _column(records, "last_step", INT),
+            "cost_ns": pa.array([sum(segment.cost_ns for segment in row) for row in phases], INT),
+            "evicted_tokens": _column(records, "evicted_tokens", U32),
+            **_nested("phases", phases, _SEGMENT),
+        }
+    )
+
+
+def steps(origin: Origin, rows: Sequence[StepRecord]) -> pa.Table:
+    """Table ``steps``."""
+    units = [row.unit for row in rows]
+    return pa.table(
+        {
+            "project": _constant(origin.project, len(rows)),
+            "engine": _constant(origin.engine, len(rows)),
+            "device_kind": _constant(origin.device_kind, len(rows)),
+            **{
+                name: _column(rows, name, INT)
+                for name in ("step", "start_ns", "duration_ns", "host_gap_ns", "idle_ns", "cold_start_ns")
+            },
+            "bound": _column(rows, "bound", TEXT),
+            "participants": _column(rows, "participants", U16),
+            "prefill_tokens": _column(rows, "prefill_tokens", U32),
+            "predicted_ns": _column(rows, "predicted_ns", REAL),
+            **{
+                f"{name}_ns": _column(units, name, REAL)
+                for name in ("fixed", "prefill_token", "prefill_pair", "decode_seq", "decode_token")
+            },
+            "regime": _column(rows, "regime", TEXT),
+            **_nested("tenants", [row.tenants for row in rows], _SHARE),
+        }
+    )
+
+
+def evictions(origin: Origin, rows: Sequence[EvictionRecord]) -> pa.Table:
+    """Table ``evictions``."""
+    return pa.table(
+        {
+            "project": _constant(origin.project, len(rows)),
+            "engine": _constant(origin.engine, len(rows)),
+            "at_ns": _column(rows, "at_ns", INT),
+            "step": _column(rows, "step", INT),
+            "victim": _column(rows, "victim", TEXT),
+            "culprit": _column(rows, "culprit", TEXT),
+            "tokens": _column(rows, "tokens", U32),
+        }
+    )
+
+
+def gpu_samples(project: str, rows: Sequence[SampleRecord]) -> pa.Table:
+    """Table ``gpu_samples``."""
+    return pa.table(
+        {
+            "project": _constant(project, len(rows)),
+            **{name: _column(rows, name, TEXT) for name in ("host", "device", "device_kind", "client")},
+            "start_ns": _column(rows, "start_ns", INT),
+            "end_ns": _column(rows, "end_ns", INT),
+            "utilization": _column(rows, "utilization", pa.float32()),
+            "memory_bytes": _column(rows, "memory_bytes", U64),
+            "power_w": _column(rows, "power_w", pa.float32()),
+            "energy_j": _column(rows, "energy_j", REAL),
+        }
+    )

@@ -1,0 +1,291 @@
+"""The ledger against brute force: the same schedules, added up participant by participant and step by step."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from costspan.semconv import Bound, Outcome, Phase, Waste
+from costspan_hooks import Admission, Chunk, Removal, RequestInfo, Step
+from costspan_hooks.cost_model import ONE_CORE
+from costspan_hooks.errors import ProtocolError
+from costspan_hooks.ledger import StepLedger
+from costspan_hooks.observer import ModelShape
+from costspan_hooks.records import AttemptRecord, EvictionRecord, StepRecord
+
+MODEL = ModelShape(parameters=5_000_000, bytes_per_parameter=4, kv_bytes_per_token=4096, flops_per_pair=8192)
+BOOT_NS, READY_NS = 1_000, 5_001_000
+
+
+def request(name: str, tenant: str, at_ns: int, prompt: int = 100) -> RequestInfo:
+    return RequestInfo(name, tenant, "", "", 1, "", "", "tiny", prompt, at_ns, at_ns, has_server=False)
+
+
+@dataclass
+class Live:
+    name: str
+    tenant: str
+    prompt: int
+    output: int
+    context: int = 0
+    made: int = 0
+    state: str = "waiting"  # waiting, prefill, decode
+    cost: float = 0.0
+    residency: int = 0
+    solo: float = 0.0
+
+
+@dataclass
+class Schedule:
+    """A random engine that drives a ledger and remembers, with loops, what the ledger knows by subtraction."""
+
+    seed: int
+    records: list[AttemptRecord | StepRecord | EvictionRecord] = field(default_factory=list)
+    live: list[Live] = field(default_factory=list)
+    gone: dict[str, Live] = field(default_factory=dict)
+    now: int = READY_NS
+    index: int = 0
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.ledger = StepLedger(ONE_CORE, self.records.append)
+        self.ledger.ready(BOOT_NS, READY_NS, MODEL)
+
+    def run(self, turns: int) -> None:
+        for turn in range(turns):
+            self.turn(turn)
+        while self.live:
+            self.remove(self.live[-1], self.tick())
+        self.ledger.stopped(self.tick())
+
+    def tick(self) -> int:
+        self.now += self.random.randint(1, 20_000)
+        return self.now
+
+    def turn(self, turn: int) -> None:
+        for _ in range(self.random.choice([0, 0, 1, 1, 2])):
+            one = Live(
+                f"r{turn}-{len(self.live)}", self.random.choice("abc"), self.random.randint(1, 300), self.random.randint(1, 40)
+            )
+            self.live.append(one)
+            self.ledger.enqueued(request(one.name, one.tenant, self.now, one.prompt))
+        for one in [one for one in self.live if self.random.random() < 0.04]:
+            self.remove(one, self.tick())
+        for one in [one for one in self.live if one.state != "waiting" and self.random.random() < 0.03]:
+            self.ledger.preempted(one.name, self.tick())
+            one.state, one.context = "waiting", 0
+        for one in [one for one in self.live if one.state == "waiting" and self.random.random() < 0.5]:
+            cached = self.random.randrange(one.prompt)
+            at = self.tick()
+            self.ledger.admitted(Admission(one.name, at, self.tick(), cached, 0, ""))
+            one.state, one.context = "prefill", cached
+        self.step()
+
+    def step(self) -> None:
+        decoding = [one for one in self.live if one.state == "decode"]
+        prefilling = [one for one in self.live if one.state == "prefill"]
+        chunks = []
+        for one in prefilling:
+            left = one.prompt + one.made - one.context
+            budget_left = self.random.random() < 0.8 or not (chunks or decoding)
+            if budget_left:
+                tokens = self.random.randint(1, left)
+                chunks.append((one, Chunk(one.name, tokens, one.context, last=tokens == left)))
+        if not chunks and not decoding:
+            start = self.tick()
+            self.ledger.idle(start, self.tick())
+            return
+        start = self.tick()
+        duration = self.random.randint(100_000, 9_000_000)
+        self.now = end = start + duration
+        self.ledger.step(Step(self.index, start, end, duration, [chunk for _, chunk in chunks], Bound.NONE, {}))
+        row = self.records[-1]
+        assert isinstance(row, StepRecord)
+        self.brute_force(row, decoding, chunks)
+        self.index += 1
+        for one, chunk in chunks:
+            one.context += chunk.tokens
+            if chunk.last:
+                one.state, one.made = "decode", one.made + 1
+        for one in decoding:
+            one.context, one.made = one.context + 1, one.made + 1
+        for one in [one for one in self.live if one.state == "decode" and one.made >= one.output]:
+            self.remove(one, end)
+
+    def brute_force(self, row: StepRecord, decoding: list[Live], chunks: list[tuple[Live, Chunk]]) -> None:
+        unit, parts = row.unit, len(decoding) + len(chunks)
+        work = [(one, unit.decode(one.context)) for one in decoding]
+        work += [(one, unit.prefill(chunk.tokens, chunk.context)) for one, chunk in chunks]
+        predicted = unit.fixed + sum(compute for _, compute in work)
+        assert row.predicted_ns == pytest.approx(predicted, rel=1e-9)
+        for one, compute in work:
+            one.cost += row.duration_ns / row.predicted_ns * (unit.fixed / parts + compute)
+            one.solo += unit.fixed + compute
+        for one in self.live:
+            one.residency += row.duration_ns if one.state != "waiting" else 0
+
+    def remove(self, one: Live, at_ns: int) -> None:
+        self.live.remove(one)
+        self.gone[one.name] = one
+        self.ledger.removed(Removal(one.name, at_ns, Outcome.OK, "stop", one.made))
+
+    def attempts(self) -> list[AttemptRecord]:
+        return [record for record in self.records if isinstance(record, AttemptRecord)]
+
+    def steps(self) -> list[StepRecord]:
+        return [record for record in self.records if isinstance(record, StepRecord)]
+
+
+schedules = st.builds(Schedule, st.integers(0, 2**32))
+lengths = st.integers(1, 250)
+
+
+@settings(max_examples=60, deadline=None)
+@given(schedules, lengths)
+def test_running_sums_equal_brute_force(schedule: Schedule, turns: int) -> None:
+    schedule.run(turns)
+    for attempt in schedule.attempts():
+        truth = schedule.gone[attempt.request.request_id]
+        segments = [segment for segment in attempt.segments if segment.name in {Phase.PREFILL, Phase.DECODE}]
+        cost = sum(segment.cost_ns for segment in segments)
+        assert cost == pytest.approx(truth.cost, rel=1e-9, abs=len(segments))  # whole nanoseconds a segment
+        assert sum(segment.solo_ns for segment in segments) == pytest.approx(truth.solo, rel=1e-9, abs=1e-3)
+        lived = sum(segment.duration_ns - segment.host_gap_ns for segment in segments)
+        assert lived == truth.residency
+
+
+@settings(max_examples=60, deadline=None)
+@given(schedules, lengths)
+def test_cost_is_conserved_to_the_nanosecond(schedule: Schedule, turns: int) -> None:
+    schedule.run(turns)
+    charged = sum(segment.cost_ns for attempt in schedule.attempts() for segment in attempt.segments)
+    assert abs(charged - sum(step.duration_ns for step in schedule.steps())) <= 1
+    for step in schedule.steps():
+        assert sum(share.cost_ns for share in step.tenants) == pytest.approx(step.duration_ns, rel=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(schedules, lengths)
+def test_latency_split_adds_up_to_each_segment(schedule: Schedule, turns: int) -> None:
+    schedule.run(turns)
+    for attempt in schedule.attempts():
+        for segment in attempt.segments:
+            assert segment.duration_ns >= 0
+            if segment.name in {Phase.PREFILL, Phase.DECODE}:
+                split = segment.solo_ns + segment.interference_ns + segment.deviation_ns + segment.host_gap_ns
+                assert split == pytest.approx(segment.duration_ns, rel=1e-9, abs=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(schedules, lengths)
+def test_segments_tile_a_life_without_overlap(schedule: Schedule, turns: int) -> None:
+    schedule.run(turns)
+    for attempt in schedule.attempts():
+        at = attempt.request.enqueued_ns
+        for segment in attempt.segments:
+            assert segment.start_ns == at
+            at += segment.duration_ns
+        assert at == attempt.removal.at_ns
+
+
+@settings(max_examples=60, deadline=None)
+@given(schedules, lengths)
+def test_every_nanosecond_of_the_engine_is_in_a_row(schedule: Schedule, turns: int) -> None:
+    schedule.run(turns)
+    rows = schedule.steps()
+    total = sum(row.duration_ns + row.host_gap_ns + row.idle_ns + row.cold_start_ns for row in rows)
+    assert total == schedule.now - BOOT_NS
+    assert all(row.host_gap_ns >= 0 and row.idle_ns >= 0 for row in rows)
+
+
+def ran(ledger: StepLedger, index: int, start: int, chunks: list[Chunk]) -> int:
+    end = start + 1_000_000
+    ledger.step(Step(index, start, end, 1_000_000, chunks, Bound.NONE, {"a": 3}))
+    return end
+
+
+def test_what_an_eviction_made_compute_again_is_told_apart() -> None:
+    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
+    ledger = StepLedger(ONE_CORE, records.append)
+    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    ledger.enqueued(request("r", "a", READY_NS, 100))
+    ledger.admitted(Admission("r", READY_NS + 10, READY_NS + 20, cached_tokens=16, evicted_tokens=48, evicted_by="b"))
+    end = ran(ledger, 0, READY_NS + 30, [Chunk("r", 84, 16, last=True)])
+    ledger.removed(Removal("r", end, Outcome.OK, "length", 1))
+    attempt = records[-1]
+    assert isinstance(attempt, AttemptRecord)
+    prefill = attempt.segments[2]
+    assert (prefill.name, prefill.waste, prefill.culprit) == (Phase.PREFILL, Waste.RECOMPUTED_EVICTION, "b")
+    assert 0.4 * prefill.cost_ns < prefill.waste_ns < 48 / 84 * prefill.cost_ns  # earlier tokens attend to fewer
+    assert attempt.evicted_tokens == 48
+
+
+def test_what_a_preemption_made_compute_again_is_told_apart() -> None:
+    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
+    ledger = StepLedger(ONE_CORE, records.append)
+    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    ledger.enqueued(request("r", "a", READY_NS, 100))
+    ledger.admitted(Admission("r", READY_NS + 10, READY_NS + 20, 0, 0, ""))
+    end = ran(ledger, 0, READY_NS + 30, [Chunk("r", 100, 0, last=True)])
+    end = ran(ledger, 1, end + 30, [])  # decodes one more
+    ledger.preempted("r", end + 10)
+    ledger.enqueued(request("other", "b", end + 10, 5))
+    ledger.admitted(Admission("other", end + 11, end + 12, 0, 0, ""))
+    end = ran(ledger, 2, end + 30, [Chunk("other", 5, 0, last=True)])
+    ledger.removed(Removal("other", end, Outcome.OK, "length", 1))
+    ledger.admitted(Admission("r", end + 10, end + 20, 0, 0, ""))
+    end = ran(ledger, 3, end + 30, [Chunk("r", 102, 0, last=True)])
+    ledger.removed(Removal("r", end, Outcome.OK, "length", 3))
+    attempt = records[-1]
+    assert isinstance(attempt, AttemptRecord)
+    assert [segment.name for segment in attempt.segments] == [
+        Phase.QUEUE,
+        Phase.CACHE_HIT,
+        Phase.PREFILL,
+        Phase.DECODE,
+        Phase.PREEMPTED,
+        Phase.CACHE_HIT,
+        Phase.PREFILL,
+        Phase.DECODE,
+    ]
+    again = attempt.segments[6]
+    assert again.waste == Waste.RECOMPUTED_PREEMPTION
+    assert 0.97 * again.cost_ns < again.waste_ns < again.cost_ns  # 101 of its 102 tokens were there before
+    assert attempt.preemptions == 1
+    assert attempt.segments[4].step_first == attempt.segments[4].step_last == 2
+
+
+def test_the_step_in_flight_at_arrival_is_the_first_one_waited_through() -> None:
+    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
+    ledger = StepLedger(ONE_CORE, records.append)
+    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    ledger.enqueued(request("first", "a", READY_NS, 10))
+    ledger.admitted(Admission("first", READY_NS + 10, READY_NS + 20, 0, 0, ""))
+    end = ran(ledger, 0, READY_NS + 30, [Chunk("first", 10, 0, last=True)])
+    ledger.enqueued(request("late", "b", end - 400_000, 10))
+    ledger.admitted(Admission("late", end + 10, end + 20, 0, 0, ""))
+    ledger.removed(Removal("late", end + 100, Outcome.CANCELLED, "abort", 0))
+    attempt = records[-1]
+    assert isinstance(attempt, AttemptRecord)
+    queue, _, prefill = attempt.segments
+    assert (queue.step_first, queue.step_last, queue.duration_ns) == (0, 0, 400_010)
+    assert (prefill.duration_ns, prefill.cost_ns, attempt.last_step) == (80, 0, -1)
+
+
+def test_an_engine_that_breaks_the_protocol_is_told_what_to_do() -> None:
+    ledger = StepLedger(ONE_CORE, lambda _: None)
+    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    with pytest.raises(ProtocolError, match="report enqueued"):
+        ledger.preempted("nobody", READY_NS)
+    with pytest.raises(ProtocolError, match=r"through idle"):
+        ran(ledger, 0, READY_NS, [])
+    ledger.enqueued(request("r", "a", READY_NS))
+    ledger.admitted(Admission("r", READY_NS, READY_NS, 0, 0, ""))
+    with pytest.raises(ProtocolError, match="has work"):
+        ledger.idle(READY_NS, READY_NS + 1)
+    with pytest.raises(ProtocolError, match="report its preemption first"):
+        ledger.admitted(Admission("r", READY_NS, READY_NS, 0, 0, ""))

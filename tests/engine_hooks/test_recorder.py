@@ -1,0 +1,119 @@
+"""The recorder against a real receiver: what an engine reports arrives as rows and as spans that tell the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from costspan import semconv
+from costspan.clock import now_ns
+from costspan.semconv import Bound, Outcome, Phase
+from costspan_hooks import Admission, Chunk, Removal, RequestInfo, Step
+from costspan_hooks.observer import ModelShape
+from costspan_hooks.recorder import Recorder
+from tests.receiver import Receiver, Span, read_spans
+
+MODEL = ModelShape(parameters=1_000_000, bytes_per_parameter=4, kv_bytes_per_token=1024, flops_per_pair=2048)
+TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+MS = 1_000_000
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+def rows(receiver: Receiver, table: str) -> list[dict[str, Any]]:
+    bodies = [request.body for request in receiver.accepted if request.path == f"/v1/ledger/{table}"]
+    return [row for body in bodies for row in pa.ipc.open_stream(body).read_all().to_pylist()]
+
+
+def spans(receiver: Receiver) -> dict[str, Span]:
+    bodies = [request.body for request in receiver.accepted if request.path == "/v1/traces"]
+    return {span.name: span for body in bodies for span in read_spans(body)}
+
+
+def live(recorder: Recorder, *, closed_first: bool) -> int:
+    """One request from arrival to a disconnect in its second step."""
+    boot = now_ns()
+    at = boot + 5 * MS
+    recorder.ready(boot, at, MODEL)
+    recorder.enqueued(
+        RequestInfo("r1", "acme", "chat", "ticket-1", 2, TRACE, CALLER, "tiny", 40, at - 2 * MS, at - MS, has_server=True)
+    )
+    if closed_first:
+        recorder.closed("r1", at + 9 * MS, 1)
+    recorder.admitted(Admission("r1", at, at + 1000, 16, 0, ""))
+    recorder.step(Step(0, at + MS, at + 5 * MS, 4 * MS, [Chunk("r1", 24, 16, last=True)], Bound.NONE, {"acme": 3}))
+    recorder.step(Step(1, at + 6 * MS, at + 8 * MS, 2 * MS, [], Bound.NONE, {"acme": 3}))
+    recorder.removed(Removal("r1", at + 9 * MS, Outcome.CANCELLED, "abort", 2, at + 7 * MS, 1))
+    if not closed_first:
+        recorder.closed("r1", at + 9 * MS, 1)
+    recorder.idle(at + 9 * MS, at + 10 * MS)
+    recorder.evicted(at + 10 * MS, "acme", "birch", 16)
+    recorder.stopped(now_ns())
+    return at
+
+
+@pytest.mark.parametrize("closed_first", [True, False])
+def test_rows_and_spans_tell_the_same(receiver: Receiver, closed_first: bool) -> None:
+    at = live(Recorder(collector=receiver.endpoint, project="p", device_kind="cpu"), closed_first=closed_first)
+    (attempt,) = rows(receiver, "attempts")
+    assert (attempt["tenant"], attempt["unit"], attempt["attempt"]) == ("acme", "ticket-1", 2)
+    assert (attempt["disconnect_ns"], attempt["disconnect_step"], attempt["last_step"]) == (at + 7 * MS, 1, 1)
+    assert attempt["phases.name"] == ["admission", "queue", "cache_hit", "prefill", "decode"]
+    assert attempt["cost_ns"] == sum(attempt["phases.cost_ns"]) == 6 * MS
+    found = spans(receiver)
+    request = found["chat tiny"]
+    assert (request.trace_id, request.parent_id, request.span_id) == (TRACE, CALLER, attempt["span_id"])
+    assert request.attributes[semconv.TENANT] == "acme"
+    assert request.attributes[semconv.OUTCOME] == Outcome.CANCELLED
+    for name, start, duration in zip(
+        attempt["phases.name"], attempt["phases.start_ns"], attempt["phases.duration_ns"], strict=True
+    ):
+        assert (found[name].start_ns, found[name].end_ns) == (start, start + duration)
+        assert found[name].parent_id == request.span_id
+    waste = found[semconv.CANCELLATION_WASTE]
+    assert (waste.start_ns, waste.end_ns) == (at + 7 * MS, at + 9 * MS)
+
+
+def test_steps_evictions_and_heartbeats_arrive_under_one_name(receiver: Receiver) -> None:
+    live(Recorder(collector=receiver.endpoint, project="p", device_kind="cpu"), closed_first=False)
+    steps = rows(receiver, "steps")
+    assert [(row["step"], row["participants"]) for row in steps] == [(0, 1), (1, 1), (1, 0), (1, 0)]
+    assert steps[0]["cold_start_ns"] == 5 * MS
+    assert [share for row in steps for share in row["tenants.cost_ns"]] == pytest.approx([4 * MS, 2 * MS])
+    (eviction,) = rows(receiver, "evictions")
+    assert (eviction["victim"], eviction["culprit"], eviction["tokens"]) == ("acme", "birch", 16)
+    samples = rows(receiver, "gpu_samples")
+    assert samples
+    assert all(row["end_ns"] >= row["start_ns"] and row["utilization"] is None for row in samples)
+    names = {request.headers[semconv.HEADER_CLIENT] for request in receiver.accepted}
+    assert names == {steps[0]["engine"]} == {samples[0]["client"]}
+
+
+def test_a_request_whose_server_never_reported_is_not_lost(receiver: Receiver) -> None:
+    recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
+    at = now_ns()
+    recorder.ready(at, at, MODEL)
+    recorder.enqueued(RequestInfo("r1", "acme", "", "", 1, "", "", "tiny", 4, at, at, has_server=True))
+    recorder.removed(Removal("r1", at + MS, Outcome.ERROR, "error", 0))
+    recorder.stopped(now_ns())
+    (attempt,) = rows(receiver, "attempts")
+    assert (attempt["outcome"], attempt["sent_ns"], attempt["phases.name"]) == ("error", at + MS, ["admission", Phase.QUEUE])
+    assert spans(receiver)["chat tiny"].status == 2
+
+
+def test_an_engine_stops_though_its_collector_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("costspan_hooks.recorder.LAST_WORDS_S", 0.2)
+    receiver = Receiver()
+    receiver.close()
+    recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
+    began = now_ns()
+    live(recorder, closed_first=False)
+    assert now_ns() - began < 60_000 * MS
