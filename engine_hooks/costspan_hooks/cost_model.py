@@ -1,4 +1,4 @@
-"""How long a step should take, given who is in it (design 5.2).
+"""How long a step should take, given who is in it (docs/ledger.md).
 
 ``T̂ = a + Σ c_i``: a prefill chunk of ``n`` tokens at context ``x`` costs ``b·n + d·n·(x + n/2)``, a decoding sequence at
 context ``x`` costs ``e + f·x``. A step is bound by memory traffic or by arithmetic, so there is one non-negative coefficient

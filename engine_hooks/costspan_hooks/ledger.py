@@ -1,4 +1,4 @@
-"""The step ledger: who had each nanosecond of the engine, in constant work a step (design 5.3, 5.4).
+"""The step ledger: who had each nanosecond of the engine, in constant work a step (docs/ledger.md).
 
 A decoding sequence takes part in every step between two of its transitions. So the ledger keeps running sums over steps, a
 sequence remembers their values when it begins to decode, and its share is their difference: no loop over the batch. With
@@ -201,7 +201,9 @@ class StepLedger:
         self._sink(EvictionRecord(at_ns, self._last_step + 1, victim, culprit, tokens))
 
     def stopped(self, at_ns: int) -> None:
-        """The engine's life ends: what passed since its last turn was the host's."""
+        """The engine's life ends: what passed since its last turn was the host's. One that never got ready has no books."""
+        if not self._last_end_ns:
+            return
         self._sink(StepRecord(step=self._last_step, start_ns=at_ns, host_gap_ns=at_ns - self._last_end_ns))
         self._last_end_ns = at_ns
 

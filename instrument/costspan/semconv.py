@@ -16,7 +16,7 @@ class _Name(str, Enum):
 
 
 class Phase(_Name):
-    """Where a request's time went. Phases never overlap; ``UNACCOUNTED`` alone is a remainder (design law 1)."""
+    """Where a request's time went. Phases never overlap; ``UNACCOUNTED`` alone is a remainder."""
 
     CLIENT_OVERHEAD = "client_overhead"
     NETWORK = "network"

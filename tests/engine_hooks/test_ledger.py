@@ -88,7 +88,7 @@ class Schedule:
     def step(self) -> None:
         decoding = [one for one in self.live if one.state == "decode"]
         prefilling = [one for one in self.live if one.state == "prefill"]
-        chunks = []
+        chunks: list[tuple[Live, Chunk]] = []
         for one in prefilling:
             left = one.prompt + one.made - one.context
             budget_left = self.random.random() < 0.8 or not (chunks or decoding)
@@ -289,3 +289,9 @@ def test_an_engine_that_breaks_the_protocol_is_told_what_to_do() -> None:
         ledger.idle(READY_NS, READY_NS + 1)
     with pytest.raises(ProtocolError, match="report its preemption first"):
         ledger.admitted(Admission("r", READY_NS, READY_NS, 0, 0, ""))
+
+
+def test_an_engine_that_never_got_ready_has_no_books() -> None:
+    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
+    StepLedger(ONE_CORE, records.append).stopped(READY_NS)
+    assert not records
