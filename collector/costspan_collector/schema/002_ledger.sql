@@ -1,0 +1,130 @@
+-- The engine's ledger: what engines ship as Arrow to POST /v1/ledger/{table}. Column names and order are the contract.
+
+-- One row per engine request. `phases` are its segments in time order; a preempted request has several of a kind.
+CREATE TABLE IF NOT EXISTS attempts
+(
+    project            LowCardinality(String),
+    engine             LowCardinality(String),           -- service.instance.id of the engine process
+    request_id         String,
+    trace_id           String,
+    span_id            String,                           -- the engine's request span
+    parent_span_id     String,                           -- the client's call span, '' when the caller sent no traceparent
+    tenant             LowCardinality(String),
+    feature            LowCardinality(String),
+    unit               String,
+    attempt            UInt16,
+    model              LowCardinality(String),
+    device_kind        LowCardinality(String),
+    outcome            LowCardinality(String),
+    finish_reason      LowCardinality(String),
+    prompt_tokens      UInt32,
+    cached_tokens      UInt32,
+    output_tokens      UInt32,
+    delivered_tokens   UInt32,                           -- written to the socket
+    preemptions        UInt16,
+    received_ns        Int64,                            -- request read by the server
+    enqueued_ns        Int64,                            -- in the engine's inbox
+    first_token_ns     Int64,                            -- end of the step that made it; 0 if none
+    disconnect_ns      Int64,                            -- disconnect seen by the server; 0 if none
+    disconnect_step    Int64,                            -- step in flight (or last run) at that moment; -1 if none
+    removed_ns         Int64,                            -- out of the batch, blocks free
+    sent_ns            Int64,                            -- last byte handed to the socket
+    last_step          Int64,                            -- last step it took part in; -1 if none
+    cost_ns            Int64,                            -- its share of step time (docs/ledger.md), sums to the steps
+    evicted_tokens     UInt32,                           -- recomputed because another's allocation evicted them
+    phases Nested
+    (
+        name            LowCardinality(String),
+        start_ns        Int64,
+        duration_ns     Int64,
+        step_first      Int64,                           -- first and last step of the segment; -1 where none
+        step_last       Int64,
+        tokens          UInt32,                          -- computed in the segment
+        context         UInt32,                          -- tokens in the KV cache before step_first
+        cost_ns         Int64,
+        solo_ns         Float64,                         -- latency split (docs/ledger.md): sums to duration_ns
+        interference_ns Float64,
+        deviation_ns    Float64,
+        host_gap_ns     Float64,
+        waste           LowCardinality(String),          -- why part of it is waste: recomputed_*, or ''
+        waste_ns        Int64,                           -- that part of cost_ns
+        culprit         LowCardinality(String)           -- the tenant that caused the waste, or ''
+    )
+)
+ENGINE = MergeTree
+PARTITION BY toDate(fromUnixTimestamp64Nano(enqueued_ns))
+ORDER BY (project, tenant, enqueued_ns, request_id)
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- One row per iteration of the batch; a row with no participants closes a stretch of idle time.
+-- cold_start + idle + host_gap + duration over all rows is the engine's wall time.
+CREATE TABLE IF NOT EXISTS steps
+(
+    project          LowCardinality(String),
+    engine           LowCardinality(String),
+    device_kind      LowCardinality(String),
+    step             Int64 CODEC(Delta, ZSTD(1)),
+    start_ns         Int64 CODEC(Delta, ZSTD(1)),
+    duration_ns      Int64 CODEC(T64, ZSTD(1)),          -- T, measured by the executor
+    host_gap_ns      Int64 CODEC(T64, ZSTD(1)),          -- before the step, with work waiting
+    idle_ns          Int64 CODEC(T64, ZSTD(1)),          -- before the step, without work
+    cold_start_ns    Int64 CODEC(T64, ZSTD(1)),          -- before the first step: loading until ready
+    bound            LowCardinality(String),
+    participants     UInt16,
+    prefill_tokens   UInt32,
+    predicted_ns     Float64,                            -- the cost model's T^ and its coefficients at this step (docs/ledger.md)
+    fixed_ns         Float64,                            -- a
+    prefill_token_ns Float64,                            -- b
+    prefill_pair_ns  Float64,                            -- d
+    decode_seq_ns    Float64,                            -- e
+    decode_token_ns  Float64,                            -- f
+    regime           LowCardinality(String),
+    tenants Nested
+    (
+        name            LowCardinality(String),
+        seqs            UInt16,                          -- sequences holding a slot
+        tokens          UInt32,                          -- of the token budget, this step
+        blocks          UInt32,                          -- KV blocks held
+        compute_ns      Float64,                         -- sum of c over its participants (predicted)
+        prefill_ns      Float64,                         -- the prefill part of compute_ns
+        cost_ns         Float64                          -- sum of phi over its participants; sums to T over tenants
+    )
+)
+ENGINE = MergeTree
+PARTITION BY toDate(fromUnixTimestamp64Nano(start_ns))
+ORDER BY (project, engine, step, start_ns)
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- A cached block pushed out: whose it was, whose allocation did it.
+CREATE TABLE IF NOT EXISTS evictions
+(
+    project   LowCardinality(String),
+    engine    LowCardinality(String),
+    at_ns     Int64,
+    step      Int64,
+    victim    LowCardinality(String),
+    culprit   LowCardinality(String),
+    tokens    UInt32
+)
+ENGINE = MergeTree
+ORDER BY (project, engine, at_ns)
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- The heartbeat of a device. It knows nothing of steps: its hours are the bill.
+CREATE TABLE IF NOT EXISTS gpu_samples
+(
+    project       LowCardinality(String),
+    host          LowCardinality(String),
+    device        LowCardinality(String),
+    device_kind   LowCardinality(String),
+    client        LowCardinality(String),                -- the process that took the sample
+    start_ns      Int64 CODEC(Delta, ZSTD(1)),           -- the interval that this sample bills
+    end_ns        Int64 CODEC(Delta, ZSTD(1)),
+    utilization   Nullable(Float32),                     -- absent, never zero, where the device does not say
+    memory_bytes  Nullable(UInt64),
+    power_w       Nullable(Float32),
+    energy_j      Nullable(Float64)
+)
+ENGINE = MergeTree
+ORDER BY (project, host, device, start_ns)
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;

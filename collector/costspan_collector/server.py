@@ -1,0 +1,111 @@
+"""Runs the intake and the embedded store's door on their ports until the process is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from costspan_collector.door import build_door
+from costspan_collector.engine import Engine
+from costspan_collector.errors import StartError
+from costspan_collector.intake import Handlers, build_intake
+from costspan_collector.service import Collector
+from costspan_collector.settings import EMBEDDED, Settings
+
+_LOOPBACK = "127.0.0.1"
+_GRACE_S = 5
+_BACKLOG = 256
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server among others: signals are for the process, not for one of them."""
+
+    def __init__(self, app: FastAPI, bound: socket.socket) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=_GRACE_S))
+        self.bound = bound
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(settings: Settings, ready: Callable[[str, str], None]) -> bool:
+    """Collect until SIGTERM or SIGINT, then write what the log holds.
+
+    Args:
+        settings: What the collector is told.
+        ready: Called with the URLs of the intake and of the store, once both answer.
+
+    Returns:
+        Whether everything taken is in the store; what is not stays in the log for the next start.
+
+    Raises:
+        StartError: A port or the data folder cannot be used.
+    """
+    with contextlib.ExitStack() as stack:
+        intake_socket = stack.enter_context(listen(settings.host, settings.port, "--port"))
+        door_socket = None
+        if settings.store == EMBEDDED:
+            door_socket = stack.enter_context(listen(_LOOPBACK, settings.store_port, "--store-port"))
+        collector = Collector(settings)
+        handlers = Handlers(collector.append, collector.schema_of, collector.health)
+        servers = [_Server(build_intake(handlers, settings.max_body_bytes), intake_socket)]
+        if door_socket:
+            engine = stack.enter_context(contextlib.closing(Engine(collector.store_folder)))
+            servers.append(_Server(build_door(engine), door_socket))
+        store_url = _url(door_socket) if door_socket else settings.store
+        asyncio.run(_run(servers, lambda: ready(_url(intake_socket), store_url)))
+    return collector.close()
+
+
+def listen(host: str, port: int, option: str) -> socket.socket:
+    """A socket bound to a port.
+
+    Raises:
+        StartError: The port or the address cannot be had; the sentence names the option that changes it.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        bound.listen(_BACKLOG)  # two may bind a port under SO_REUSEADDR, only one may listen
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(
+                f"port {port} on {host} is taken: stop what listens there, or choose another with {option}"
+            ) from error
+        raise StartError(f"cannot listen on {host}:{port} ({error.strerror}): choose another with {option}") from error
+    return bound
+
+
+def _url(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _run(servers: list[_Server], ready: Callable[[], None]) -> None:
+    def end() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    running = asyncio.gather(*(server.serve(sockets=[server.bound]) for server in servers))
+    await asyncio.gather(*(server.listening.wait() for server in servers))
+    ready()
+    await running

@@ -1,0 +1,157 @@
+"""Turns ranges of the logs into few large inserts, whatever happens in between."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from clickhouse_connect.driver.client import Client
+
+from costspan_collector.errors import ContentError
+from costspan_collector.files import write_whole
+from costspan_collector.log import Log, Range
+from costspan_collector.record import record_ends
+from costspan_collector.settings import MIB
+from costspan_collector.sinks import Sink
+from costspan_collector.store import Connect
+
+RANGE_BYTES = 16 * MIB
+_GATHER_S = 0.1  # payloads that come within it share an insert
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+
+_logger = logging.getLogger(__name__)
+
+
+class Writer:
+    """Writes the logs to the store, on a thread of its own between :meth:`start` and :meth:`stop`.
+
+    Args:
+        logs: The log of each stream.
+        sink_of: The sink of a stream; called after ``connect``.
+        connect: Opens a connection to the store and brings its schema up to date; raises ``StoreAwayError``.
+        quarantine: Folder for records that the store refuses.
+        identity: Name of this set of logs among all that write to the same store; part of every token.
+    """
+
+    def __init__(
+        self, logs: Mapping[str, Log], sink_of: Callable[[str], Sink], connect: Connect, quarantine: Path, identity: str
+    ) -> None:
+        self._logs = logs
+        self._sink_of = sink_of
+        self._connect = connect
+        self._quarantine = quarantine
+        self._identity = identity
+        self._client: Client | None = None
+        self._sinks: dict[str, Sink] = {}
+        self._wanted = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="costspan-writer", daemon=True)
+        self.trouble = ""
+        self.written_records = dict.fromkeys(logs, 0)
+        self.quarantined_records = dict.fromkeys(logs, 0)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._wanted.set()
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there is something to write. Any thread."""
+        self._wanted.set()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Write what the logs still hold, and end.
+
+        Returns:
+            Whether all of it was written in time; what was not stays in the logs.
+        """
+        self._stopping.set()
+        self._wanted.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive() and not any(log.pending_bytes for log in self._logs.values())
+
+    def write_pending(self) -> None:
+        """Write everything that the logs hold now. Called by the writer's thread, or by a test instead of it.
+
+        Raises:
+            StoreError: The store does not take it.
+        """
+        client = self._connected()
+        for stream, log in self._logs.items():
+            while span := log.next_range(RANGE_BYTES):
+                log.intend(span)
+                self._insert(client, stream, span)
+                log.advance(span)
+                self.written_records[stream] += span.records
+
+    def _run(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            self._stopping.wait(_GATHER_S)
+            stopping = self._stopping.is_set()
+            try:
+                self.write_pending()
+            except Exception as error:  # noqa: BLE001  (whatever it is, it must show in /health, and the log must be tried again)
+                self._note(str(error) or repr(error))
+                if stopping:
+                    return
+                self._client = None
+                self._stopping.wait(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                self._wanted.set()
+            else:
+                self._note("")
+                pause_s = _FIRST_PAUSE_S
+                if stopping:
+                    return
+
+    def _note(self, trouble: str) -> None:
+        if trouble and not self.trouble:
+            _logger.warning("the store does not take what the log holds; trying on: %s", trouble)
+        elif self.trouble and not trouble:
+            _logger.warning("the store takes what the log holds again")
+        self.trouble = trouble
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            client = self._connect()
+            self._sinks = {stream: self._sink_of(stream) for stream in self._logs}
+            self._client = client
+        return self._client
+
+    def _insert(self, client: Client, stream: str, span: Range) -> None:
+        """Insert a range; what the store refuses for its content is set aside, record by record."""
+        token = f"{self._identity}/{stream}/{span.start}-{span.end}"
+        try:
+            self._sinks[stream].insert(client, span.data, token)
+            if span.doubtful:
+                self._sinks[stream].complete(client, span.data, token)
+        except ContentError as error:
+            if span.records == 1:
+                self._set_aside(stream, span, str(error))
+                return
+            for half in _halves(span):
+                self._insert(client, stream, half)
+
+    def _set_aside(self, stream: str, span: Range, reason: str) -> None:
+        """Keep a refused record and the reason, under a name that is the same if a crash makes this happen twice."""
+        folder = self._quarantine / stream
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / f"{span.start:020d}.record", span.data)
+        write_whole(folder / f"{span.start:020d}.reason", reason.encode())
+        self.quarantined_records[stream] += 1
+        _logger.error("the store refuses a payload of %s; it is in %s, with the reason", stream, folder)
+
+
+def _halves(span: Range) -> tuple[Range, Range]:
+    count = span.records // 2
+    cut = record_ends(span.data)[count - 1]
+    return (
+        Range(span.start, span.start + cut, span.data[:cut], count, span.doubtful),
+        Range(span.start + cut, span.end, span.data[cut:], span.records - count, span.doubtful),
+    )

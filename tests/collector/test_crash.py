@@ -1,0 +1,244 @@
+"""Whatever is killed, what was acknowledged is stored, once."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pyarrow as pa
+import pytest
+from clickhouse_connect.driver.client import Client
+
+from costspan_collector.errors import StoreAwayError
+from costspan_collector.log import Budget, Log
+from costspan_collector.sinks import LedgerSink, Sink, SpanSink
+from costspan_collector.store import apply_schema, connect_embedded
+from costspan_collector.tables import arrow_schema
+from costspan_collector.writer import Writer
+from tests.collector.conftest import Start
+from tests.collector.harness import PROTOBUF, Running, delivery, evictions, ipc, record, spans
+
+
+class Sender(threading.Thread):
+    """Sends numbered payloads, each until it is acknowledged, to whichever collector runs now."""
+
+    def __init__(self, name: str, target: Callable[[], str], stop: threading.Event) -> None:
+        super().__init__()
+        self.sender, self.target, self.stopped = name, target, stop
+        self.acknowledged: list[str] = []
+
+    def run(self) -> None:
+        sequence = 0
+        while not self.stopped.is_set():
+            sequence += 1
+            batch = spans(20, seed=10 * sequence + int(self.sender[-1]))
+            headers = {"content-type": PROTOBUF} | delivery(sequence, client=self.sender, items=20)
+            while not self._acknowledged(batch.body, headers):
+                time.sleep(0.02)
+            self.acknowledged += batch.ids
+
+    def _acknowledged(self, body: bytes, headers: dict[str, str]) -> bool:
+        try:
+            return (
+                httpx.post(self.target() + "/v1/traces", content=body, headers=headers, timeout=5, trust_env=False).status_code
+                == 200
+            )
+        except httpx.TransportError:
+            return False
+
+
+def test_killed_in_traffic_again_and_again_it_stores_each_span_once(start: Start) -> None:
+    running = start()
+    stop = threading.Event()
+    senders = [Sender(f"sender-{at}", lambda: running.url, stop) for at in range(3)]
+    for sender in senders:
+        sender.start()
+    rng = random.Random(5)
+    for _ in range(3):
+        time.sleep(rng.uniform(0.3, 0.9))
+        running.kill()
+        running = start()
+    time.sleep(0.3)
+    stop.set()
+    for sender in senders:
+        sender.join(timeout=20)
+        assert not sender.is_alive()
+    running.drained()
+    with running.client() as client:
+        stored = [row[0] for row in client.query("SELECT span_id FROM spans").result_rows]
+        deliveries = client.query("SELECT sum(items), uniqExact(client, sequence), count() FROM deliveries").result_rows[0]
+    acknowledged = [each for sender in senders for each in sender.acknowledged]
+    assert len(acknowledged) > 200
+    assert sorted(stored) == sorted(acknowledged)
+    assert deliveries == (len(stored), len(stored) // 20, len(stored) // 20)
+    assert running.stop() == 0
+
+
+def test_what_the_log_holds_is_written_before_the_end(start: Start) -> None:
+    running = start()
+    for number in range(20):
+        assert running.post("/v1/traces", spans(50, seed=number).body, headers=delivery(number, items=50)).status_code == 200
+    assert running.stop() == 0
+    running = start()
+    assert running.health()["pending_bytes"] == 0
+    with running.client() as client:
+        assert client.query("SELECT count() FROM spans").result_rows == [(1000,)]
+
+
+class Bench:
+    """Logs, a store and a writer that a test drives by hand, and can stop between any two of its moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.client = connect_embedded(folder / "store")
+        apply_schema(self.client)
+        self.away = False
+        self.open()
+
+    def open(self) -> None:
+        budget = Budget(1 << 30)
+        self.logs = {stream: Log(self.folder / "log" / stream, budget) for stream in ("spans", "evictions")}
+        schema = arrow_schema(self.client, "evictions")
+        sinks: dict[str, Sink] = {"spans": SpanSink(), "evictions": LedgerSink("evictions", schema)}
+        self.writer = Writer(self.logs, sinks.__getitem__, self._connect, self.folder / "quarantine", "bench")
+
+    def _connect(self) -> Client:
+        if self.away:
+            raise StoreAwayError("away")
+        return self.client
+
+    def crash_after_insert(self, stream: str) -> None:
+        """Insert the next range, and be gone before the cursor moves."""
+        span = self.logs[stream].next_range(1 << 20)
+        assert span
+        self.logs[stream].intend(span)
+        self.writer._insert(self.writer._connected(), stream, span)
+        self.open()
+
+    def lose_the_last_part(self, table: str) -> None:
+        """What a kill between the token's log and the part's rename leaves: the token without the rows."""
+        query = "SELECT path FROM system.parts WHERE active AND table = {table:String} ORDER BY modification_time"
+        path = self.client.query(query, parameters={"table": table}).result_rows[-1][0]
+        self.client.close()
+        shutil.rmtree(path)
+        self.client = connect_embedded(self.folder / "store")
+        self.open()
+
+    def rows(self, sql: str) -> list[tuple[object, ...]]:
+        return [tuple(row) for row in self.client.query(sql).result_rows]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.client.close()
+
+
+def fill(bench: Bench) -> None:
+    bench.logs["spans"].append(record(1, spans(5, seed=1).body, items=5))
+    bench.logs["spans"].append(
+        record(2, spans(5, seed=2, start_ns=1_700_000_000_000_000_000).body, items=5)
+    )  # another partition
+    bench.logs["spans"].append(record(0, spans(5, seed=3).body, client=""))
+    bench.logs["evictions"].append(record(1, ipc(evictions(range(3))), stream="evictions", items=3))
+    bench.logs["evictions"].append(record(2, ipc(evictions(range(3, 6))), stream="evictions", items=3))
+
+
+def check(bench: Bench) -> None:
+    bench.writer.write_pending()
+    assert bench.rows("SELECT count(), uniqExact(span_id) FROM spans") == [(15, 15)]
+    assert bench.rows("SELECT step FROM evictions ORDER BY step") == [(step,) for step in range(6)]
+    assert bench.rows("SELECT stream, sequence FROM deliveries ORDER BY ALL") == [
+        ("evictions", 1), ("evictions", 2), ("spans", 1), ("spans", 2),
+    ]  # fmt: skip
+    assert not any(log.pending_bytes for log in bench.logs.values())
+
+
+@pytest.mark.parametrize("stream", ["spans", "evictions"])
+def test_a_crash_between_insert_and_cursor_does_not_double(bench: Bench, stream: str) -> None:
+    fill(bench)
+    bench.crash_after_insert(stream)
+    check(bench)
+
+
+@pytest.mark.parametrize("stream", ["spans", "evictions"])
+@pytest.mark.parametrize("table", ["data", "deliveries"])
+def test_a_token_without_its_rows_does_not_lose_them(bench: Bench, stream: str, table: str) -> None:
+    fill(bench)
+    bench.crash_after_insert(stream)
+    bench.lose_the_last_part(stream if table == "data" else table)
+    check(bench)
+
+
+def test_a_store_that_is_away_gets_everything_when_it_is_back(bench: Bench) -> None:
+    bench.away = True
+    bench.writer.start()
+    fill(bench)
+    bench.writer.wake()
+    deadline = time.monotonic() + 5
+    while not bench.writer.trouble and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert bench.writer.trouble == "away"
+    bench.away = False
+    assert bench.writer.stop(timeout_s=10)
+    check(bench)
+
+
+def test_what_the_store_refuses_is_set_aside_with_the_reason(bench: Bench) -> None:
+    bench.logs["spans"].append(record(8, b"\x0a\xff\xff\xff\x0fno spans", client=""))  # passes no intake
+    bench.logs["evictions"].append(record(9, b"no arrow", stream="evictions", client=""))
+    fill(bench)
+    check(bench)
+    kept = sorted(path.relative_to(bench.folder / "quarantine") for path in (bench.folder / "quarantine").rglob("*.record"))
+    assert [path.parent.name for path in kept] == ["evictions", "spans"]
+    assert b"no spans" in (bench.folder / "quarantine" / kept[1]).read_bytes()
+    assert "Code: " in (bench.folder / "quarantine" / kept[1]).with_suffix(".reason").read_text()
+
+
+def test_spans_of_many_days_in_one_payload_are_stored(bench: Bench) -> None:
+    for day in range(150):
+        batch = spans(1, seed=day, start_ns=1_700_000_000_000_000_000 + day * 86_400_000_000_000)
+        bench.logs["spans"].append(record(day, batch.body))
+    bench.writer.write_pending()
+    assert bench.rows("SELECT count() FROM spans") == [(150,)]
+
+
+def test_a_full_log_answers_503_and_asks_to_come_back(start: Start) -> None:
+    running = start("--store", "http://127.0.0.1:1", "--disk-budget-mb", "1")
+    sent = 0
+    while (
+        answer := running.post("/v1/traces", spans(800, seed=sent).body, headers=delivery(sent, items=800))
+    ).status_code == 200:
+        sent += 1
+        assert sent < 20
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert "disk budget" in answer.json()["error"]
+    assert httpx.get(running.url + "/ready", trust_env=False).status_code == 503
+    early = running.post("/v1/ledger/evictions", ipc(evictions([1])), "application/vnd.apache.arrow.stream")
+    assert (early.status_code, "not been reached" in early.json()["error"]) == (503, True)
+    assert running.stop() == 1
+
+
+def test_another_store_over_http_gets_the_same_rows(tmp_path: Path, start: Start) -> None:
+    server = start()  # its door stands for a ClickHouse server
+    log_only = Running(tmp_path / "second", "--store", server.store)
+    try:
+        assert log_only.post("/v1/traces", spans(30).body, headers=delivery(1, items=30)).status_code == 200
+        table = evictions(range(4), {"victim": pa.large_string()})
+        while log_only.post("/v1/ledger/evictions", ipc(table), "application/vnd.apache.arrow.stream").status_code == 503:
+            time.sleep(0.05)
+        log_only.drained()
+        with server.client() as client:
+            assert client.query("SELECT count() FROM spans").result_rows == [(30,)]
+            assert client.query("SELECT sum(step) FROM evictions").result_rows == [(6,)]
+        server.kill()
+        assert log_only.post("/v1/traces", spans(30, seed=2).body, headers=delivery(2, items=30)).status_code == 200
+    finally:
+        log_only.kill()
