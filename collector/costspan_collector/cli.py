@@ -70,7 +70,7 @@ def _settings(argv: list[str]) -> Settings:
     )
     given = parser.parse_args(argv)
     return Settings(
-        data=given.data,
+        data=given.data.absolute(),
         host=given.host,
         port=given.port,
         store=given.store,

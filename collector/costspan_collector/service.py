@@ -106,6 +106,7 @@ class Collector:
 
     def _open_embedded(self) -> Client:
         """Open the engine for as long as the collector lives: it would close with its last connection."""
+        os.chdir(self._settings.data)  # chDB keeps a cache of schemas in the working directory
         try:
             client = connect_embedded(self.store_folder)
             apply_schema(client)

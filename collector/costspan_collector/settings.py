@@ -14,7 +14,7 @@ class Settings:
     """Settings of one collector.
 
     Attributes:
-        data: Folder of the log, the quarantine and the embedded store. One process at a time.
+        data: Folder of the log, the quarantine and the embedded store, as an absolute path. One process at a time.
         host: Address that the intake listens on. The embedded store listens on loopback only.
         port: Port of the intake; 0 picks a free one.
         store: ``embedded``, or the URL of a ClickHouse server.

@@ -123,6 +123,7 @@ class StepLedger:
         self._tenants: dict[str, TenantLoad] = {}
         self._admitted: list[tuple[Account, int]] = []  # since the last step, with the moment they were ready
         self._last_step = -1
+        self._booked_ns = 0  # up to here every nanosecond is in a row
         self._last_end_ns = 0
         self._cold_start_ns = 0
         self._carry = 0.0  # fraction of a nanosecond owed to the next posting, so that integers add up
@@ -133,13 +134,13 @@ class StepLedger:
         """The engine's life begins: everything up to ``ready_ns`` was loading."""
         self._model = CostModel(Roofline(model, self._device))
         self._cold_start_ns = ready_ns - started_ns
-        self._last_end_ns = ready_ns
+        self._booked_ns = ready_ns
 
     def enqueued(self, request: RequestInfo) -> None:
         """Open an account in the queue."""
         account = Account(request, since_ns=request.enqueued_ns)
         # The step in flight at arrival is the first one waited through; the inbox is emptied after every step.
-        in_flight = self._last_step >= 0 and self._last_end_ns > request.enqueued_ns
+        in_flight = self._last_end_ns > request.enqueued_ns
         account.step_first = self._last_step if in_flight else self._last_step + 1
         self._accounts[request.request_id] = account
 
@@ -202,10 +203,10 @@ class StepLedger:
 
     def stopped(self, at_ns: int) -> None:
         """The engine's life ends: what passed since its last turn was the host's. One that never got ready has no books."""
-        if not self._last_end_ns:
+        if not self._booked_ns:
             return
-        self._sink(StepRecord(step=self._last_step, start_ns=at_ns, host_gap_ns=at_ns - self._last_end_ns))
-        self._last_end_ns = at_ns
+        self._sink(StepRecord(step=self._last_step, start_ns=at_ns, host_gap_ns=at_ns - self._booked_ns))
+        self._booked_ns = at_ns
 
     # --- steps -----------------------------------------------------------------------------------------------------
 
@@ -213,7 +214,7 @@ class StepLedger:
         """Close a stretch of time without work as a row of its own, so that idle is seen while it lasts."""
         if self._tenants:
             raise ProtocolError("The engine was idle while it has work in the batch: only a loop with nobody to run is idle.")
-        gap = start_ns - self._last_end_ns
+        gap = start_ns - self._booked_ns
         self._sink(
             StepRecord(
                 step=self._last_step,
@@ -224,7 +225,7 @@ class StepLedger:
             )
         )
         self._cold_start_ns = 0
-        self._last_end_ns = end_ns
+        self._booked_ns = end_ns
 
     def step(self, step: Step) -> None:
         """Take a step into the books."""
@@ -236,7 +237,7 @@ class StepLedger:
         regime = self._model.regime(load)
         unit = self._model.coefficients(regime)
         predicted = load.predict(unit)
-        gap = step.start_ns - self._last_end_ns
+        gap = step.start_ns - self._booked_ns
 
         self._sums.host_gap += gap
         self._start_admitted(step)
@@ -269,6 +270,8 @@ class StepLedger:
             )
         )
         self._cold_start_ns = 0
+        # From the executor's own reading to the loop's is the host's: it goes into the next gap.
+        self._booked_ns = step.start_ns + step.duration_ns
         self._last_step, self._last_end_ns = step.index, step.end_ns
         for account, chunk in chunks:
             if chunk.last:
@@ -336,6 +339,7 @@ class StepLedger:
         account.context = account.context + account.computed
         account.phase, account.since_ns = Phase.DECODE, step.end_ns
         account.start = self._sums.copy()
+        account.start.host_gap += step.end_ns - self._booked_ns  # in the closed segment already
         account.step_first = step.index + 1
         account.base = account.context - account.step_first
         account.load.decoding += 1
@@ -359,7 +363,7 @@ class StepLedger:
             start = now.copy()
             tail = at_ns - account.since_ns
         else:
-            tail = max(0, at_ns - self._last_end_ns)
+            tail = max(0, at_ns - self._booked_ns)
         cost, solo, tokens, redo = account.cost, account.solo, account.computed, account.redo_cost
         if account.phase is Phase.DECODE:
             tokens, redo = self._last_step + 1 - account.step_first, 0.0

@@ -101,7 +101,7 @@ class Schedule:
             return
         start = self.tick()
         duration = self.random.randint(100_000, 9_000_000)
-        self.now = end = start + duration
+        self.now = end = start + duration + self.random.choice([0, self.random.randint(1, 500_000)])
         self.ledger.step(Step(self.index, start, end, duration, [chunk for _, chunk in chunks], Bound.NONE, {}))
         row = self.records[-1]
         assert isinstance(row, StepRecord)

@@ -1,0 +1,137 @@
+"""``costspan audit``: both laws, and whether what was sent is what is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import polars as pl
+
+from costspan.semconv import ABORTED, Phase
+from costspan_analytics.book import UNPRICED, Book
+from costspan_analytics.store import Store
+from costspan_analytics.tail import unaccounted_share
+from costspan_analytics.timeline import PHASES, Timeline
+
+TIME_LIMIT = 0.01
+"""The share of wall time that may stay unaccounted at the 99th percentile."""
+MONEY_LIMIT = Decimal("0.001")
+"""The share of the bill that may stay unexplained."""
+MICRODOLLAR = Decimal("0.000001")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the two laws say of a window, and of the way it came here."""
+
+    time: dict[str, Any]
+    money: dict[str, Any]
+    spans: dict[str, Any]
+    rows: list[dict[str, Any]]
+    cancellation: dict[str, Any]
+
+    @classmethod
+    def load(cls, store: Store, timeline: Timeline, book: Book) -> Audit:
+        """Check everything in the store's window."""
+        deliveries = store.frame("deliveries")
+        return cls(
+            _time(timeline),
+            _money(book),
+            _spans(deliveries, store.frame("stored_spans")),
+            _rows(deliveries),
+            _cancellation(timeline),
+        )
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything holds."""
+        return all(part["holds"] for part in (self.time, self.money, self.spans, self.cancellation)) and all(
+            row["sent"] == row["accepted"] for row in self.rows
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {
+            "holds": self.holds,
+            "time": self.time,
+            "money": self.money,
+            "spans": self.spans,
+            "rows": self.rows,
+            "cancellation": self.cancellation,
+        }
+
+
+def _time(timeline: Timeline) -> dict[str, Any]:
+    requests = timeline.requests
+    shares = unaccounted_share(requests)
+    negative = sum(int((requests[phase] < 0).sum()) for phase in PHASES if phase != Phase.UNACCOUNTED)
+    p99 = float(shares.quantile(0.99, "higher") or 0.0) if requests.height else None
+    aborted = requests.filter(pl.col("outcome").is_in([outcome.value for outcome in ABORTED]))
+    return {
+        "requests": requests.height,
+        "aborted": aborted.height,
+        "without_engine": requests.height - timeline.joined["call_id"].n_unique(),
+        "without_client": timeline.attempts.height - timeline.joined.height,
+        "unaccounted_share_p50": float(shares.median() or 0.0) if requests.height else None,  # type: ignore[arg-type]
+        "unaccounted_share_p99": p99,
+        "unaccounted_share_max": float(shares.max() or 0.0) if requests.height else None,  # type: ignore[arg-type]
+        "negative_phases": negative,
+        "holds": p99 is not None and p99 <= TIME_LIMIT and negative == 0,
+    }
+
+
+def _money(book: Book) -> dict[str, Any]:
+    unexplained = book.bill - book.posted
+    # Line by line: one bill posted twice must not hide another that was not posted.
+    share = sum((abs(line.unexplained) for line in book.lines), Decimal(0)) / book.bill if book.bill else None
+    unpriced = sorted({posting.sku for posting in book.postings if posting.price is None and posting.quantity})
+    return {
+        "bill_usd": dollars(book.bill),
+        "posted_usd": dollars(book.posted),
+        "unexplained_usd": dollars(unexplained),
+        "unexplained_share": float(share) if share is not None else None,
+        "lines": [
+            {
+                "sku": line.sku,
+                "source": line.source,
+                "bill_usd": dollars(line.bill),
+                "posted_usd": dollars(line.posted),
+                "unexplained_usd": dollars(line.unexplained),
+            }
+            for line in book.lines
+        ],
+        UNPRICED: unpriced,
+        "holds": share is not None and share <= MONEY_LIMIT and not unpriced,
+    }
+
+
+def dollars(amount: Decimal) -> float:
+    """US dollars to a millionth, as JSON has no Decimal."""
+    return float(amount.quantize(MICRODOLLAR))
+
+
+def _spans(deliveries: pl.DataFrame, stored: pl.DataFrame) -> dict[str, Any]:
+    """What numbered senders say they sent, beside what is in ``spans`` of theirs."""
+    senders = deliveries.filter(pl.col("stream") == "spans").join(stored, on="client", how="left").fill_null(0)
+    sent, kept, distinct = (int(senders[name].sum()) for name in ("sent", "stored", "distinct"))
+    return {
+        "sent": sent,
+        "stored": kept,
+        "duplicates": kept - distinct,
+        "senders": senders.height,
+        "gaps": senders.filter(pl.col("sent") != pl.col("stored")).select("client", "sent", "stored").to_dicts(),
+        "holds": sent == kept == distinct,
+    }
+
+
+def _rows(deliveries: pl.DataFrame) -> list[dict[str, Any]]:
+    ledger = deliveries.filter(pl.col("stream") != "spans")
+    return ledger.group_by("stream").agg(pl.col("sent").sum(), pl.col("accepted").sum()).sort("stream").to_dicts()
+
+
+def _cancellation(timeline: Timeline) -> dict[str, Any]:
+    """A request whose disconnect was seen during step k may finish step k, and be in no later one."""
+    seen = timeline.attempts.filter(pl.col("disconnect_ns") > 0)
+    late = seen.filter(pl.col("last_step") > pl.col("disconnect_step"))
+    return {"disconnects": seen.height, "left_late": late["request_id"].to_list(), "holds": late.is_empty()}

@@ -1,0 +1,243 @@
+"""The second law: requests, plus named waste, plus idle, equal the bill.
+
+Postings come from the engine's ledger and the apps' spans. The bill comes from heartbeats and invoices, which know neither.
+Both are priced from the same effective-dated book, and each difference is a line of its own. Money is Decimal throughout.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+
+import polars as pl
+
+from costspan.semconv import SKU_GPU_HOUR, Waste
+from costspan_analytics.errors import AnalyticsError
+from costspan_analytics.parts import REQUEST, Part, load_parts
+from costspan_analytics.store import Store
+from costspan_analytics.timeline import Timeline
+
+NS_PER_HOUR = Decimal(3_600_000_000_000)
+SCALE = Decimal("1e-12")
+CURRENCY = "USD"
+UNPRICED = "unpriced"
+"""The category of usage that the price book has no rate for: shown with its quantity, never as $0 of something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A row of the price book: what one of ``sku`` costs from ``from_ns`` on."""
+
+    sku: str
+    unit: str
+    rate: Decimal
+    from_ns: int
+    source: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """A row of the cost ledger; ``amount`` is ``quantity`` times the price's rate."""
+
+    at_ns: int
+    sku: str
+    category: str
+    tenant: str
+    feature: str
+    unit: str
+    trace_id: str
+    source_id: str
+    quantity: Decimal
+    price: Price | None
+    tokens: int = 0
+    culprit: str = ""
+
+    @property
+    def amount(self) -> Decimal:
+        """US dollars; zero while there is no price."""
+        return (self.quantity * self.price.rate).quantize(SCALE) if self.price else Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class BillLine:
+    """One thing that is billed, beside what was posted for it."""
+
+    sku: str
+    source: str
+    quantity: Decimal
+    bill: Decimal
+    posted: Decimal
+
+    @property
+    def unexplained(self) -> Decimal:
+        """What the bill has and the ledger has not."""
+        return self.bill - self.posted
+
+
+class PriceBook:
+    """Effective-dated prices; the last row that is in force at a moment holds."""
+
+    def __init__(self, rows: pl.DataFrame) -> None:
+        self._prices: dict[str, list[Price]] = defaultdict(list)
+        for row in rows.iter_rows(named=True):
+            if row["currency"] != CURRENCY:
+                raise AnalyticsError(
+                    f"The price of {row['sku']} is in {row['currency']}: enter it in {CURRENCY}, the ledger adds one currency."
+                )
+            price = Price(row["sku"], row["unit"], Decimal(row["rate"]), row["from_ns"], row["source"], row["version"])
+            self._prices[price.sku].append(price)
+
+    def at(self, sku: str, at_ns: int) -> Price | None:
+        """What one of ``sku`` cost at a moment, or None where nobody said."""
+        in_force = [price for price in self._prices.get(sku, []) if price.from_ns <= at_ns]
+        return in_force[-1] if in_force else None
+
+
+@dataclass(frozen=True)
+class Book:
+    """The postings and the bill of a window."""
+
+    postings: list[Posting]
+    billed: dict[str, tuple[str, Decimal, Decimal]]  # sku: where the bill comes from, quantity, amount
+
+    @classmethod
+    def load(cls, store: Store, timeline: Timeline) -> Book:
+        """Post everything in the store's window."""
+        prices = PriceBook(store.frame("prices"))
+        postings = [*_requests(load_parts(store, timeline), prices), *_engines(store, prices), *_usages(store, prices)]
+        return cls(postings, {**_device_bill(store, prices), **_invoices(store)})
+
+    @cached_property
+    def lines(self) -> list[BillLine]:
+        """Bill and ledger side by side, by what is billed."""
+        posted: dict[str, Decimal] = defaultdict(Decimal)
+        for posting in self.postings:
+            posted[posting.sku] += posting.amount
+        return [
+            BillLine(sku, *self.billed.get(sku, ("no bill", Decimal(0), Decimal(0))), posted[sku])
+            for sku in sorted({*self.billed, *posted})
+        ]
+
+    @property
+    def bill(self) -> Decimal:
+        """Everything billed."""
+        return sum((line.bill for line in self.lines), Decimal(0))
+
+    @property
+    def posted(self) -> Decimal:
+        """Everything posted."""
+        return sum((line.posted for line in self.lines), Decimal(0))
+
+    @cached_property
+    def frame(self) -> pl.DataFrame:
+        """The postings as a frame; ``amount`` is Decimal(38, 12)."""
+        columns = ("at_ns", "sku", "category", "tenant", "feature", "unit", "trace_id", "source_id", "tokens", "culprit")
+        money = pl.Decimal(38, 12)
+        return pl.DataFrame(
+            {name: [getattr(posting, name) for posting in self.postings] for name in columns}
+            | {
+                "quantity": [posting.quantity.quantize(SCALE) for posting in self.postings],
+                "amount": [posting.amount for posting in self.postings],
+            },
+            schema_overrides={
+                "at_ns": pl.Int64,
+                "tokens": pl.Int64,
+                "quantity": money,
+                "amount": money,
+                **{name: pl.String for name in columns if name not in {"at_ns", "tokens"}},
+            },
+        )
+
+
+def _requests(parts: Iterable[Part], prices: PriceBook) -> Iterator[Posting]:
+    for part in parts:
+        attempt = part.attempt
+        yield _device_time(
+            prices,
+            attempt["device_kind"],
+            attempt["removed_ns"],
+            part.cost_ns,
+            category=part.category,
+            source_id=attempt["request_id"],
+            who=(attempt["tenant"], attempt["feature"], attempt["unit"], attempt["trace_id"]),
+            tokens=part.tokens,
+            culprit=part.culprit,
+        )
+
+
+def _engines(store: Store, prices: PriceBook) -> Iterator[Posting]:
+    for row in store.frame("engine_time").iter_rows(named=True):
+        for category in (Waste.IDLE, Waste.HOST_GAP, Waste.COLD_START):
+            yield _device_time(
+                prices, row["device_kind"], row["hour_ns"], row[category.value], category=category, source_id=row["engine"]
+            )
+
+
+def _device_time(
+    prices: PriceBook,
+    device_kind: str,
+    at_ns: int,
+    spent_ns: int,
+    *,
+    category: str,
+    source_id: str,
+    who: tuple[str, str, str, str] = ("", "", "", ""),
+    tokens: int = 0,
+    culprit: str = "",
+) -> Posting:
+    sku = f"{SKU_GPU_HOUR}.{device_kind}"
+    price = prices.at(sku, at_ns)
+    return Posting(at_ns, sku, str(category), *who, source_id, spent_ns / NS_PER_HOUR, price, tokens, culprit)
+
+
+def _usages(store: Store, prices: PriceBook) -> Iterator[Posting]:
+    for row in store.frame("usages").iter_rows(named=True):
+        price = prices.at(row["sku"], row["start_ns"])
+        yield Posting(
+            row["start_ns"],
+            row["sku"],
+            REQUEST if price else UNPRICED,
+            row["tenant"],
+            row["feature"],
+            row["unit"],
+            row["trace_id"],
+            row["span_id"],
+            Decimal(row["quantity"]),
+            price,
+        )
+
+
+def _device_bill(store: Store, prices: PriceBook) -> dict[str, tuple[str, Decimal, Decimal]]:
+    """Device hours from heartbeats; a device that several processes report is billed once."""
+    bill: dict[str, tuple[str, Decimal, Decimal]] = {}
+    reached: dict[tuple[str, str], int] = {}
+    for row in store.frame("heartbeats").sort("start_ns").iter_rows(named=True):
+        device = (row["host"], row["device"])
+        start = max(row["start_ns"], reached.get(device, 0))
+        reached[device] = max(row["end_ns"], reached.get(device, 0))
+        sku = f"{SKU_GPU_HOUR}.{row['device_kind']}"
+        price = prices.at(sku, row["start_ns"])
+        hours = max(0, row["end_ns"] - start) / NS_PER_HOUR
+        _, quantity, amount = bill.get(sku, ("", Decimal(0), Decimal(0)))
+        bill[sku] = ("heartbeat", quantity + hours, amount + hours * (price.rate if price else 0))
+    return bill
+
+
+def _invoices(store: Store) -> dict[str, tuple[str, Decimal, Decimal]]:
+    """Vendors' invoices; one that reaches beyond the window counts by its share of time inside."""
+    bill: dict[str, tuple[str, Decimal, Decimal]] = {}
+    window = store.window
+    for row in store.frame("invoices").iter_rows(named=True):
+        inside = min(row["end_ns"], window.until) - max(row["start_ns"], window.since)
+        share = Decimal(inside) / Decimal(max(1, row["end_ns"] - row["start_ns"]))
+        _, quantity, amount = bill.get(row["sku"], ("", Decimal(0), Decimal(0)))
+        bill[row["sku"]] = (
+            f"invoice of {row['vendor']}",
+            quantity + Decimal(row["quantity"]) * share,
+            amount + Decimal(row["amount"]) * share,
+        )
+    return bill

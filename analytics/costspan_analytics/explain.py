@@ -1,0 +1,112 @@
+"""``costspan explain``: one request, from the client's first reading to its last, and who delayed it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from costspan_analytics.blame import blame
+from costspan_analytics.book import Book
+from costspan_analytics.errors import NotFoundError
+from costspan_analytics.store import Store
+from costspan_analytics.tail import MS
+from costspan_analytics.timeline import PHASES, Timeline
+
+SLOWEST = "slowest"
+SHORTEST_PREFIX = 6
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One model call.
+
+    Attributes:
+        call: Its row of ``Timeline.requests``.
+        attempts: Its engine requests.
+        intervals: Its phases in time order.
+        delays: (culprit, mechanism, ms), longest first.
+        postings: (category, tokens, US dollars) of its engine time.
+    """
+
+    call: dict[str, Any]
+    attempts: list[dict[str, Any]]
+    intervals: pl.DataFrame
+    delays: list[tuple[str, str, float]]
+    postings: list[dict[str, Any]]
+
+    @classmethod
+    def load(cls, store: Store, timeline: Timeline, book: Book, name: str) -> Explanation:
+        """Explain a call.
+
+        Args:
+            store: Where its steps are.
+            timeline: The window's calls.
+            book: The window's postings.
+            name: A span, trace or engine request id, the beginning of one, or ``slowest``.
+
+        Raises:
+            NotFoundError: No call in the window goes by that name.
+        """
+        call = _find(timeline, name)
+        attempts = timeline.joined.filter(pl.col("call_id") == call["span_id"])
+        segments = timeline.segments.join(attempts.select("engine", "request_id"), on=["engine", "request_id"])
+        found = blame(store, segments).group_by("culprit", "mechanism").agg(ms=pl.col("ns").sum() / MS)
+        posted = book.frame.filter(pl.col("source_id").is_in(attempts["request_id"].implode()))
+        return cls(
+            call,
+            attempts.to_dicts(),
+            timeline.intervals.filter(pl.col("call_id") == call["span_id"]),
+            found.sort("ms", descending=True).rows(),
+            posted.select("category", "tokens", "amount", "culprit").to_dicts(),
+        )
+
+    @property
+    def phases(self) -> list[tuple[str, float]]:
+        """(phase, ms) in the vocabulary's order; they add up to the wall time."""
+        return [(phase, self.call[phase] / MS) for phase in PHASES]
+
+    @property
+    def aborts(self) -> list[tuple[str, float]]:
+        """The three clocks of a cancellation, in milliseconds after the call began; empty for a whole answer."""
+        start, left = self.call["call_start_ns"], self.call["call_abort_ns"]
+        if not left:
+            return []
+        clocks = [("client left", (left - start) / MS)]
+        for attempt in self.attempts:
+            moved = start + attempt["offset_ns"]
+            if attempt["disconnect_ns"]:
+                clocks.append(("server saw it", (attempt["disconnect_ns"] - moved) / MS))
+            clocks.append(("engine let go", (attempt["removed_ns"] - moved) / MS))
+        return clocks
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        who = ("span_id", "trace_id", "tenant", "feature", "unit", "attempt", "model", "outcome")
+        return {
+            **{name: self.call[name] for name in who},
+            "wall_ms": self.call["wall_ns"] / MS,
+            "phases_ms": dict(self.phases),
+            "delayed_by": [{"tenant": culprit, "mechanism": how, "ms": ms} for culprit, how, ms in self.delays],
+            "cost": [{**row, "amount": float(row["amount"])} for row in self.postings],
+            "aborts_ms": dict(self.aborts),
+        }
+
+
+def _find(timeline: Timeline, name: str) -> dict[str, Any]:
+    requests = timeline.requests
+    if requests.is_empty():
+        raise NotFoundError("There are no calls in this window: widen --since, or name another --project.")
+    if name == SLOWEST:
+        return requests.sort("wall_ns", descending=True).row(0, named=True)
+    if len(name) < SHORTEST_PREFIX:
+        raise NotFoundError(
+            f"{name!r} is too short to mean one call: give at least {SHORTEST_PREFIX} characters, or `{SLOWEST}`."
+        )
+    by_engine = timeline.joined.filter(pl.col("request_id").str.starts_with(name))["call_id"].to_list()
+    own = pl.col("span_id").str.starts_with(name) | pl.col("trace_id").str.starts_with(name)
+    found = requests.filter(own | pl.col("span_id").is_in(by_engine)).sort("wall_ns", descending=True)
+    if found.is_empty():
+        raise NotFoundError(f"No call in this window has an id that begins with {name!r}: look one up in `costspan tail`.")
+    return found.row(0, named=True)

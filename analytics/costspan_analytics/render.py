@@ -1,0 +1,174 @@
+"""The same answers as tables for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from costspan_analytics.explain import Explanation
+
+BAR = 28
+SHOWN_BLAME = 8
+
+
+def table(title: str, *columns: str, right: int = 1) -> Table:
+    """A plain table; columns from the ``right``-th on are numbers."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    for at, column in enumerate(columns):
+        made.add_column(column, justify="right" if at >= right else "left", no_wrap=at == 0)
+    return made
+
+
+def verdict(holds: bool) -> Text:
+    """A tick or a cross, for a terminal with or without colour."""
+    return Text("✓ holds", style="green") if holds else Text("✗ broken", style="bold red")
+
+
+def usd(amount: float | None) -> str:
+    """US dollars, to the millionth where they are small."""
+    if amount is None:
+        return "–"
+    return f"${amount:,.2f}" if abs(amount) >= 100 else f"${amount:,.6f}"
+
+
+def percent(share: float | None) -> str:
+    """A share as per cent."""
+    return "–" if share is None else f"{share:.3%}"
+
+
+def audit_tables(audit: dict[str, Any]) -> RenderableType:
+    """Both laws, and what was sent beside what is stored."""
+    time, money, spans, left = audit["time"], audit["money"], audit["spans"], audit["cancellation"]
+    laws = table("Audit", "law", "", "in figures", right=9)
+    laws.add_row(
+        "time",
+        verdict(time["holds"]),
+        f"{time['requests']:,} requests, {time['aborted']} aborted; "
+        f"unaccounted {percent(time['unaccounted_share_p99'])} at p99, {time['negative_phases']} negative phases",
+    )
+    laws.add_row(
+        "money",
+        verdict(money["holds"]),
+        f"bill {usd(money['bill_usd'])}, posted {usd(money['posted_usd'])}, unexplained {usd(money['unexplained_usd'])} "
+        f"({percent(money['unexplained_share'])})",
+    )
+    laws.add_row(
+        "spans", verdict(spans["holds"]), f"{spans['sent']:,} sent, {spans['stored']:,} stored, {spans['duplicates']} twice"
+    )
+    laws.add_row(
+        "cancellation", verdict(left["holds"]), f"{left['disconnects']} disconnects seen, {len(left['left_late'])} left late"
+    )
+    lines = table("The bill", "what", "billed by", "bill", "posted", "unexplained", right=2)
+    for line in money["lines"]:
+        amounts = (line["bill_usd"], line["posted_usd"], line["unexplained_usd"])
+        lines.add_row(line["sku"], line["source"], *(usd(amount) for amount in amounts))
+    notes = [Text(f"No price for {sku}: add it to the price book.", style="bold red") for sku in money["unpriced"]]
+    return Group(laws, lines, *notes)
+
+
+def tail_tables(tail: dict[str, Any]) -> RenderableType:
+    """Where slow requests spend their time, and who delayed whom."""
+    heads = ", ".join(
+        f"p{quantile['q'] * 100:g} {quantile['ms']:,.0f} ms [{quantile['low_ms']:,.0f}–{quantile['high_ms']:,.0f}]"
+        for quantile in tail["quantiles"]
+    )
+    slow = f"slowest {1 - tail['level']:.0%} ({tail['tail_requests']})"
+    phases = table(f"Tail: {heads}", "phase", f"all {tail['requests']} (ms)", f"{slow} (ms)", "")
+    longest = max([row["tail_ms"] for row in tail["phases"]], default=0.0) or 1.0
+    phases.columns[3].justify = "left"
+    for row in tail["phases"]:
+        bar = "█" * round(BAR * max(0.0, row["tail_ms"]) / longest)
+        phases.add_row(row["phase"], f"{row['mean_ms']:,.1f}", f"{row['tail_ms']:,.1f}", bar)
+    phases.add_section()
+    phases.add_row("wall", *(f"{sum(row[key] for row in tail['phases']):,.1f}" for key in ("mean_ms", "tail_ms")), "")
+    delays = table("Who delayed the tail", "victim", "culprit", "how", "ms", right=3)
+    for row in tail["blame"][:SHOWN_BLAME]:
+        culprit = "its own traffic" if row["culprit"] == row["tenant"] else row["culprit"]
+        delays.add_row(row["tenant"], culprit, row["mechanism"], f"{row['ms']:,.0f}")
+    return Group(phases, delays)
+
+
+def cost_table(cost: dict[str, Any]) -> RenderableType:
+    """What was spent, by a dimension."""
+    made = table(f"Cost by {cost['by']}", cost["by"], "cost", "of it waste", "postings")
+    for row in cost["rows"]:
+        made.add_row(row[cost["by"]], usd(row["usd"]), usd(row["waste_usd"]), f"{row['postings']:,}")
+    made.add_section()
+    made.add_row("posted", usd(cost["posted_usd"]), usd(sum(row["waste_usd"] for row in cost["rows"])), "")
+    return made
+
+
+def waste_table(waste: dict[str, Any]) -> RenderableType:
+    """Money that no user got anything for."""
+    made = table(f"Waste: {percent(waste['share_of_bill'])} of the bill", "category", "cost", "device time", "tokens")
+    for row in waste["rows"]:
+        made.add_row(row["category"], usd(row["usd"]), f"{row['device_ns'] / 1e9:,.2f} s", f"{row['tokens']:,}")
+    made.add_section()
+    made.add_row("waste", usd(waste["waste_usd"]), f"{sum(row['device_ns'] for row in waste['rows']) / 1e9:,.2f} s", "")
+    return made
+
+
+def units_table(units: dict[str, Any]) -> RenderableType:
+    """What one outcome cost."""
+    made = table("Unit cost", "unit", "tenant", "units", "resolved", "cost", "of it waste", "per resolved", "worth", right=2)
+    for row in units["rows"]:
+        made.add_row(
+            row["unit_kind"],
+            row["tenant"],
+            str(row["units"]),
+            str(row["resolved"]),
+            usd(row["cost_usd"]),
+            usd(row["waste_usd"]),
+            usd(row["usd_per_resolved"]),
+            f"${row['value_usd']:,.2f}",
+        )
+    made.add_section()
+    made.add_row("shared", "idle, host gaps, loading", "", "", usd(units["shared_usd"]), "", "", "")
+    return made
+
+
+def explain_tables(explained: Explanation) -> RenderableType:
+    """One call as a waterfall, its sum, who delayed it, and what it cost."""
+    call = explained.call
+    wall = max(1, call["wall_ns"])
+    title = f"{call['span_id']}  {call['tenant']}  {call['outcome']}  {wall / 1e6:,.1f} ms"
+    waterfall = table(title, "phase", "from (ms)", "ms", "")
+    waterfall.columns[3].justify = "left"
+    for row in explained.intervals.iter_rows(named=True):
+        start, length = row["start_ns"] - call["call_start_ns"], row["end_ns"] - row["start_ns"]
+        before = round(BAR * 2 * start / wall)
+        bar = " " * before + "█" * max(1, round(BAR * 2 * length / wall))
+        waterfall.add_row(row["phase"], f"{start / 1e6:,.2f}", f"{length / 1e6:,.2f}", bar)
+    waterfall.add_section()
+    waterfall.add_row("unaccounted", "", f"{call['unaccounted'] / 1e6:,.2f}", "")
+    waterfall.add_row("wall", "", f"{sum(ms for _, ms in explained.phases):,.2f}", "")
+    delays = table("Delayed by", "tenant", "how", "ms", right=2)
+    for culprit, how, ms in explained.delays:
+        delays.add_row("its own traffic" if culprit == call["tenant"] else culprit, how, f"{ms:,.2f}")
+    costs = table("Cost of its engine time", "category", "tokens", "cost")
+    for row in explained.postings:
+        costs.add_row(row["category"], f"{row['tokens']:,}", usd(float(row["amount"])))
+    parts: list[RenderableType] = [waterfall, delays, costs]
+    if explained.aborts:
+        clocks = table("The abort's clocks", "clock", "ms after the call began")
+        for name, at in explained.aborts:
+            clocks.add_row(name, f"{at:,.2f}")
+        parts.append(clocks)
+    return Group(*parts)
+
+
+def report_table(report: dict[str, Any]) -> RenderableType:
+    """Where a report is, and what it closed."""
+    made = table(f"Closing {report['closing']}", "postings", f"{report['postings']:,}", right=9)
+    for kind, path in report["files"].items():
+        made.add_row(kind, path)
+    return made
+
+
+def show(renderable: RenderableType) -> None:
+    """Print for a person on standard output."""
+    Console(highlight=False).print(renderable)

@@ -1,0 +1,148 @@
+"""The answers of ``cost``, ``waste`` and ``tail`` as plain dictionaries: one shape for ``--json``, reports and dashboards."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import polars as pl
+
+from costspan.semconv import Waste
+from costspan_analytics.audit import dollars
+from costspan_analytics.book import Book
+from costspan_analytics.errors import AnalyticsError
+from costspan_analytics.store import Store
+from costspan_analytics.tail import MS, Tail
+from costspan_analytics.units import shared_cost, total, unit_costs, unit_summary
+
+DIMENSIONS = ("tenant", "feature", "unit", "sku", "category")
+SHARED = "(shared)"
+"""Who pays for what no request pays: idle, host gaps, loading."""
+SHOWN_SLOW = 10
+NS_PER_HOUR = 3.6e12
+
+
+def cost_summary(book: Book, by: str = "tenant") -> dict[str, Any]:
+    """What was spent, by one of :data:`DIMENSIONS`; waste of a tenant is told apart, and rows add up to ``posted_usd``.
+
+    Raises:
+        AnalyticsError: Nothing is posted by that dimension.
+    """
+    if by not in DIMENSIONS:
+        raise AnalyticsError(f"Cost cannot be split by {by!r}: choose one of {', '.join(DIMENSIONS)}.")
+    rows = cost_frame(book, by)
+    return {
+        "by": by,
+        "posted_usd": dollars(book.posted),
+        "bill_usd": dollars(book.bill),
+        "rows": [
+            {
+                by: row[by] or SHARED,
+                "usd": dollars(row["amount"]),
+                "waste_usd": dollars(row["waste"]),
+                "postings": row["postings"],
+            }
+            for row in rows.iter_rows(named=True)
+        ],
+    }
+
+
+def waste_summary(book: Book) -> dict[str, Any]:
+    """Money that no user got anything for, by category; ``hours`` is device time."""
+    rows = waste_frame(book)
+    wasted = total(rows["amount"])
+    return {
+        "waste_usd": dollars(wasted),
+        "share_of_bill": float(wasted / book.bill) if book.bill else None,
+        "rows": [
+            {
+                "category": row["category"],
+                "usd": dollars(row["amount"]),
+                "device_ns": round(float(row["quantity"]) * NS_PER_HOUR),
+                "tokens": row["tokens"],
+            }
+            for row in rows.iter_rows(named=True)
+        ],
+    }
+
+
+def money_law(book: Book) -> list[tuple[str, Decimal]]:
+    """The second law as a sum, exactly: requests, waste, idle and what nothing explains; their total, the bill, comes last."""
+    amounts = {row["category"]: row["amount"] for row in waste_frame(book).iter_rows(named=True)}
+    wasted, idle = sum(amounts.values(), Decimal(0)), amounts.get(Waste.IDLE.value, Decimal(0))
+    return [
+        ("requests", book.posted - wasted),
+        ("waste", wasted - idle),
+        ("idle", idle),
+        ("unexplained", book.bill - book.posted),
+        ("bill", book.bill),
+    ]
+
+
+def cost_frame(book: Book, by: str) -> pl.DataFrame:
+    """What was spent by a dimension, exactly: columns ``by, amount, waste, postings``, dearest first."""
+    wasted = pl.col("category").is_in([waste.value for waste in Waste])
+    zero = pl.lit(0, pl.Decimal(38, 12))
+    return (
+        book.frame.with_columns(waste=pl.when(wasted).then("amount").otherwise(zero))
+        .group_by(by)
+        .agg(pl.col("amount").sum(), pl.col("waste").sum(), postings=pl.len())
+        .sort("amount", by, descending=[True, False])
+    )
+
+
+def waste_frame(book: Book) -> pl.DataFrame:
+    """What was wasted, exactly: columns ``category, amount, quantity, tokens, requests``, dearest first."""
+    return (
+        book.frame.filter(pl.col("category").is_in([waste.value for waste in Waste]))
+        .group_by("category")
+        .agg(pl.col("amount").sum(), pl.col("quantity").sum(), pl.col("tokens").sum(), requests=pl.col("trace_id").n_unique())
+        .filter(pl.col("quantity") > 0)
+        .sort("amount", "category", descending=[True, False])
+    )
+
+
+def tail_summary(tail: Tail) -> dict[str, Any]:
+    """Quantiles with their intervals, expected shortfall by phase, and who delayed whom; milliseconds."""
+    return {
+        "requests": tail.requests.height,
+        "level": tail.level,
+        "tail_requests": tail.slow.height,
+        "quantiles": [
+            {"q": quantile.q, "ms": quantile.value, "low_ms": quantile.low, "high_ms": quantile.high}
+            for quantile in tail.quantiles()
+        ],
+        "phases": [{"phase": phase, "mean_ms": mean, "tail_ms": slow} for phase, mean, slow in tail.phases()],
+        "blame": [
+            {"tenant": victim, "culprit": culprit, "mechanism": how, "ms": ms} for victim, culprit, how, ms in tail.culprits()
+        ],
+        "tenants": [
+            {"tenant": tenant, "requests": count, "median_ms": median, "share_of_tail": share}
+            for tenant, count, median, share in tail.tenants()
+        ],
+        "slowest": [
+            {"span_id": row["span_id"], "tenant": row["tenant"], "outcome": row["outcome"], "ms": row["wall_ns"] / MS}
+            for row in tail.slow.sort("wall_ns", descending=True).head(SHOWN_SLOW).iter_rows(named=True)
+        ],
+    }
+
+
+def units_summary(store: Store, book: Book) -> dict[str, Any]:
+    """Unit cost by kind and tenant, beside what no unit pays."""
+    rows = unit_summary(unit_costs(store, book))
+    return {
+        "rows": [
+            {
+                "unit_kind": row["unit_kind"],
+                "tenant": row["tenant"],
+                "units": row["units"],
+                "resolved": row["resolved"],
+                "cost_usd": dollars(row["cost"]),
+                "waste_usd": dollars(row["waste"]),
+                "usd_per_resolved": dollars(row["cost_per_resolved"]) if row["cost_per_resolved"] is not None else None,
+                "value_usd": dollars(row["value"]),
+            }
+            for row in rows
+        ],
+        "shared_usd": dollars(shared_cost(book)),
+    }

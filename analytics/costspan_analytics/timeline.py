@@ -1,0 +1,139 @@
+"""The first law: a request's phases add up to what its client measured.
+
+Every phase is an interval between two readings taken where it happened; the engine's readings are moved to the client's clock,
+and what the client did not wait for (after it left) is cut off. What no interval covers is ``unaccounted``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from costspan.semconv import Phase
+from costspan_analytics.store import Store
+
+PHASES = [phase.value for phase in Phase]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The calls of a window, laid over the engine requests that answered them.
+
+    Attributes:
+        calls: Rows of ``queries/calls.sql``.
+        attempts: Rows of ``queries/attempts.sql``.
+        segments: Rows of ``queries/segments.sql``.
+    """
+
+    calls: pl.DataFrame
+    attempts: pl.DataFrame
+    segments: pl.DataFrame
+
+    @classmethod
+    def load(cls, store: Store) -> Timeline:
+        """Everything in the store's window."""
+        return cls(store.frame("calls"), store.frame("attempts"), store.frame("segments"))
+
+    @cached_property
+    def joined(self) -> pl.DataFrame:
+        """Engine requests that have a client's view, with ``offset_ns``: the engine's clock less the client's."""
+        calls = self.calls.select(
+            pl.col("span_id").alias("call_id"),
+            "client",
+            "operation",
+            "invalid",
+            "call_start_ns",
+            "call_sent_ns",
+            "call_last_ns",
+            "call_end_ns",
+            "call_abort_ns",
+            pl.col("attempt").alias("call_attempt"),
+            pl.col("outcome").alias("call_outcome"),
+            pl.col("delivered_tokens").alias("read_tokens"),
+        )
+        joined = self.attempts.join(calls, left_on="parent_span_id", right_on="call_id", how="inner", coalesce=False)
+        return joined.join(clock_offsets(joined), on=["client", "engine"], how="left")
+
+    @cached_property
+    def intervals(self) -> pl.DataFrame:
+        """Every phase of every call: ``call_id, phase, start_ns, end_ns`` on the client's clock, cut where it left."""
+        ends = self.calls.select(call_id="span_id", cut_ns=left_at())
+        everything = pl.concat([self._client_intervals(), self._network_intervals(), self._engine_intervals()])
+        return (
+            everything.join(ends, on="call_id")
+            .with_columns(pl.min_horizontal("start_ns", "cut_ns"), pl.min_horizontal("end_ns", "cut_ns"))
+            .filter(pl.col("start_ns") != pl.col("end_ns"))
+            .drop("cut_ns")
+            .sort("call_id", "start_ns")
+        )
+
+    def _client_intervals(self) -> pl.DataFrame:
+        sent = pl.when(pl.col("call_sent_ns") > 0).then("call_sent_ns").otherwise("call_start_ns")
+        answered = self.calls.filter((pl.col("call_last_ns") > 0) & (pl.col("call_abort_ns") == 0))
+        before = self.calls.select(call_id="span_id", start_ns="call_start_ns", end_ns=sent)
+        after = answered.select(call_id="span_id", start_ns="call_last_ns", end_ns="call_end_ns")
+        return _named(pl.concat([before, after]), Phase.CLIENT_OVERHEAD)
+
+    def _network_intervals(self) -> pl.DataFrame:
+        out = self.joined.select(
+            call_id="call_id",
+            start_ns=pl.when(pl.col("call_sent_ns") > 0).then("call_sent_ns").otherwise("call_start_ns"),
+            end_ns=pl.col("received_ns") - pl.col("offset_ns"),
+        )
+        answered = self.joined.filter((pl.col("call_last_ns") > 0) & (pl.col("call_abort_ns") == 0))
+        back = answered.select(call_id="call_id", start_ns=pl.col("sent_ns") - pl.col("offset_ns"), end_ns="call_last_ns")
+        return _named(pl.concat([out, back]), Phase.NETWORK)
+
+    def _engine_intervals(self) -> pl.DataFrame:
+        moved = self.segments.join(
+            self.joined.select("engine", "request_id", "call_id", "offset_ns"), on=["engine", "request_id"]
+        )
+        start = pl.col("start_ns") - pl.col("offset_ns")
+        return moved.select("call_id", "phase", start_ns=start, end_ns=start + pl.col("duration_ns"))
+
+    @cached_property
+    def requests(self) -> pl.DataFrame:
+        """One row a call: who, outcome, ``wall_ns``, and nanoseconds in each phase (columns named after the phases)."""
+        spent = (
+            self.intervals.with_columns(ns=pl.col("end_ns") - pl.col("start_ns"))
+            .pivot("phase", index="call_id", values="ns", aggregate_function="sum")
+            .rename({"call_id": "span_id"})
+        )
+        named = [name for name in PHASES if name != Phase.UNACCOUNTED]
+        missing = [pl.lit(0, pl.Int64).alias(name) for name in named if name not in spent.columns]
+        requests = self.calls.with_columns(wall_ns=left_at() - pl.col("call_start_ns")).join(
+            spent.with_columns(missing), on="span_id", how="left"
+        )
+        return requests.with_columns(pl.col(named).fill_null(0)).with_columns(
+            (pl.col("wall_ns") - pl.sum_horizontal(named)).alias(Phase.UNACCOUNTED.value)
+        )
+
+
+def left_at() -> pl.Expr:
+    """When the client stopped waiting: at its abort, or when it had the answer."""
+    return pl.when(pl.col("call_abort_ns") > 0).then("call_abort_ns").otherwise("call_end_ns")
+
+
+def clock_offsets(joined: pl.DataFrame) -> pl.DataFrame:
+    """How far each engine's clock is ahead of each client's: the smallest correction under which no effect precedes its cause.
+
+    A request is received after it was sent, and read after it was written; so an offset lies between the largest
+    ``written - read`` and the smallest ``received - sent`` of the pair (the bounds of Cristian's algorithm, 1989).
+
+    Returns:
+        Columns ``client``, ``engine``, ``offset_ns``.
+    """
+    received = pl.col("received_ns") - pl.max_horizontal("call_sent_ns", "call_start_ns")
+    answered = (pl.col("call_last_ns") > 0) & (pl.col("call_abort_ns") == 0)
+    written = pl.when(answered).then(pl.col("sent_ns") - pl.col("call_last_ns"))
+    bounds = joined.group_by("client", "engine").agg(high=received.min(), low=written.max())
+    low = pl.col("low").fill_null(pl.min_horizontal(pl.lit(0), pl.col("high")))
+    nearest = pl.max_horizontal(pl.min_horizontal(pl.lit(0), "high"), low)
+    torn = low > pl.col("high")
+    return bounds.select("client", "engine", offset_ns=pl.when(torn).then((low + pl.col("high")) // 2).otherwise(nearest))
+
+
+def _named(intervals: pl.DataFrame, phase: Phase) -> pl.DataFrame:
+    return intervals.select("call_id", pl.lit(phase.value).alias("phase"), "start_ns", "end_ns")

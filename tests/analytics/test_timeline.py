@@ -1,0 +1,125 @@
+"""Law 1 on hand-made readings: what is in a phase, what is cut off, and what is left over."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costspan.semconv import Phase
+from costspan_analytics.tail import unaccounted_share
+from costspan_analytics.timeline import PHASES, Timeline
+
+MS = 1_000_000
+T0 = 1_700_000_000_000_000_000
+
+
+def call(**changes: object) -> dict[str, object]:
+    row: dict[str, object] = {
+        "trace_id": "t",
+        "span_id": "c1",
+        "client": "app",
+        "tenant": "acme",
+        "feature": "",
+        "unit": "",
+        "attempt": 1,
+        "operation": "",
+        "invalid": "",
+        "model": "tiny",
+        "outcome": "ok",
+        "delivered_tokens": 5,
+        "call_start_ns": T0,
+        "call_sent_ns": T0 + 1 * MS,
+        "call_last_ns": T0 + 98 * MS,
+        "call_end_ns": T0 + 100 * MS,
+        "call_abort_ns": 0,
+    }
+    return row | changes
+
+
+def attempt(offset: int = 0, **changes: object) -> dict[str, object]:
+    row: dict[str, object] = {
+        "engine": "e",
+        "request_id": "r1",
+        "parent_span_id": "c1",
+        "tenant": "acme",
+        "received_ns": T0 + 3 * MS + offset,
+        "removed_ns": T0 + 94 * MS + offset,
+        "sent_ns": T0 + 96 * MS + offset,
+        "disconnect_ns": 0,
+    }
+    return row | changes
+
+
+def segments(offset: int = 0) -> list[dict[str, object]]:
+    spans = [
+        (Phase.ADMISSION, 3, 5),
+        (Phase.QUEUE, 5, 20),
+        (Phase.PREFILL, 20, 50),
+        (Phase.DECODE, 50, 94),
+        (Phase.STREAM, 94, 96),
+    ]
+    return [
+        {
+            "engine": "e",
+            "request_id": "r1",
+            "phase": phase.value,
+            "start_ns": T0 + start * MS + offset,
+            "duration_ns": (end - start) * MS,
+        }
+        for phase, start, end in spans
+    ]
+
+
+def lay(calls: dict[str, object], attempts: dict[str, object], spans: list[dict[str, object]]) -> Timeline:
+    return Timeline(pl.DataFrame([calls]), pl.DataFrame([attempts]), pl.DataFrame(spans))
+
+
+def milliseconds(timeline: Timeline) -> dict[str, float]:
+    row = timeline.requests.row(0, named=True)
+    return {phase: row[phase] / MS for phase in PHASES if row[phase]}
+
+
+def test_phases_add_up_to_what_the_client_measured() -> None:
+    timeline = lay(call(), attempt(), segments())
+    assert milliseconds(timeline) == {
+        "client_overhead": 3.0,
+        "network": 4.0,
+        "admission": 2.0,
+        "queue": 15.0,
+        "prefill": 30.0,
+        "decode": 44.0,
+        "stream": 2.0,
+    }
+    assert timeline.requests["wall_ns"].item() == 100 * MS
+
+
+def test_a_lost_segment_is_left_over_and_shown() -> None:
+    timeline = lay(call(), attempt(), [row for row in segments() if row["phase"] != Phase.QUEUE])
+    assert milliseconds(timeline)["unaccounted"] == 15.0
+    assert unaccounted_share(timeline.requests).item() == pytest.approx(0.15)
+
+
+def test_what_came_after_the_client_left_is_not_its_time() -> None:
+    timeline = lay(call(call_abort_ns=T0 + 60 * MS, outcome="cancelled"), attempt(), segments())
+    spent = milliseconds(timeline)
+    assert spent["decode"] == 10.0
+    assert sum(spent.values()) == 60.0
+    assert "stream" not in spent
+    assert "unaccounted" not in spent
+
+
+def test_a_call_that_no_engine_saw_is_unaccounted_but_for_its_own_part() -> None:
+    timeline = Timeline(pl.DataFrame([call()]), pl.DataFrame([attempt(parent_span_id="other")]), pl.DataFrame(segments()))
+    assert milliseconds(timeline) == {"client_overhead": 3.0, "unaccounted": 97.0}
+
+
+@given(st.integers(-10_000_000 * MS, 10_000_000 * MS))
+def test_clocks_of_two_machines_are_aligned_so_that_no_phase_is_negative(offset: int) -> None:
+    timeline = lay(call(), attempt(offset), segments(offset))
+    spent = milliseconds(timeline)
+    assert min(spent.values()) >= 0
+    assert sum(spent.values()) == pytest.approx(100.0)
+    assert spent["network"] == pytest.approx(4.0)  # there and back is known, whatever the clocks say
+    assert abs(timeline.joined["offset_ns"].item() - offset) <= 2 * MS
