@@ -1,0 +1,1 @@
+"""costspan_dashboard: where the time and the money went, in a browser."""
