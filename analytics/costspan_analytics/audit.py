@@ -37,9 +37,9 @@ class Audit:
         deliveries = store.frame("deliveries")
         return cls(
             _time(timeline),
-            _money(book),
+            _money(book, int(store.frame("engine_time")["impossible"].sum())),
             _spans(deliveries, store.frame("stored_spans")),
-            _rows(deliveries),
+            _rows(deliveries, store.frame("stored_rows")),
             _cancellation(timeline),
         )
 
@@ -47,7 +47,7 @@ class Audit:
     def holds(self) -> bool:
         """Whether everything holds."""
         return all(part["holds"] for part in (self.time, self.money, self.spans, self.cancellation)) and all(
-            row["sent"] == row["accepted"] for row in self.rows
+            row["sent"] == row["stored"] for row in self.rows
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _time(timeline: Timeline) -> dict[str, Any]:
     }
 
 
-def _money(book: Book) -> dict[str, Any]:
+def _money(book: Book, impossible: int) -> dict[str, Any]:
     unexplained = book.bill - book.posted
     # Line by line: one bill posted twice must not hide another that was not posted.
     share = sum((abs(line.unexplained) for line in book.lines), Decimal(0)) / book.bill if book.bill else None
@@ -102,7 +102,8 @@ def _money(book: Book) -> dict[str, Any]:
             for line in book.lines
         ],
         UNPRICED: unpriced,
-        "holds": share is not None and share <= MONEY_LIMIT and not unpriced,
+        "impossible_steps": impossible,
+        "holds": share is not None and share <= MONEY_LIMIT and not unpriced and not impossible,
     }
 
 
@@ -125,9 +126,11 @@ def _spans(deliveries: pl.DataFrame, stored: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _rows(deliveries: pl.DataFrame) -> list[dict[str, Any]]:
-    ledger = deliveries.filter(pl.col("stream") != "spans")
-    return ledger.group_by("stream").agg(pl.col("sent").sum(), pl.col("accepted").sum()).sort("stream").to_dicts()
+def _rows(deliveries: pl.DataFrame, stored: pl.DataFrame) -> list[dict[str, Any]]:
+    """The same for the tables that engines fill."""
+    ledger = deliveries.filter(pl.col("stream").is_in(stored["stream"].unique().implode()))
+    both = ledger.join(stored, on=["stream", "client"], how="left").fill_null(0)
+    return both.group_by("stream").agg(pl.col("sent").sum(), pl.col("stored").sum()).sort("stream").to_dicts()
 
 
 def _cancellation(timeline: Timeline) -> dict[str, Any]:

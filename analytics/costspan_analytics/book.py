@@ -211,17 +211,21 @@ def _usages(store: Store, prices: PriceBook) -> Iterator[Posting]:
         )
 
 
-def _device_bill(store: Store, prices: PriceBook) -> dict[str, tuple[str, Decimal, Decimal]]:
-    """Device hours from heartbeats; a device that several processes report is billed once."""
-    bill: dict[str, tuple[str, Decimal, Decimal]] = {}
+def device_hours(heartbeats: pl.DataFrame) -> Iterator[tuple[str, int, Decimal]]:
+    """(sku, when, hours) of each heartbeat; time that several processes report of one device counts once."""
     reached: dict[tuple[str, str], int] = {}
-    for row in store.frame("heartbeats").sort("start_ns").iter_rows(named=True):
+    for row in heartbeats.sort("start_ns").iter_rows(named=True):
         device = (row["host"], row["device"])
         start = max(row["start_ns"], reached.get(device, 0))
         reached[device] = max(row["end_ns"], reached.get(device, 0))
-        sku = f"{SKU_GPU_HOUR}.{row['device_kind']}"
-        price = prices.at(sku, row["start_ns"])
-        hours = max(0, row["end_ns"] - start) / NS_PER_HOUR
+        yield f"{SKU_GPU_HOUR}.{row['device_kind']}", row["start_ns"], max(0, row["end_ns"] - start) / NS_PER_HOUR
+
+
+def _device_bill(store: Store, prices: PriceBook) -> dict[str, tuple[str, Decimal, Decimal]]:
+    """What the heartbeats' device hours cost."""
+    bill: dict[str, tuple[str, Decimal, Decimal]] = {}
+    for sku, at_ns, hours in device_hours(store.frame("heartbeats")):
+        price = prices.at(sku, at_ns)
         _, quantity, amount = bill.get(sku, ("", Decimal(0), Decimal(0)))
         bill[sku] = ("heartbeat", quantity + hours, amount + hours * (price.rate if price else 0))
     return bill

@@ -11,15 +11,17 @@ from rich.text import Text
 
 from costspan_analytics.explain import Explanation
 
-BAR = 28
+BAR = 24
+WATERFALL = 36
+WIDTH_OF_A_FILE = 120
 SHOWN_BLAME = 8
 
 
 def table(title: str, *columns: str, right: int = 1) -> Table:
     """A plain table; columns from the ``right``-th on are numbers."""
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", padding=(0, 1))
     for at, column in enumerate(columns):
-        made.add_column(column, justify="right" if at >= right else "left", no_wrap=at == 0)
+        made.add_column(column, justify="right" if at >= right else "left", no_wrap=at == 0 or at >= right)
     return made
 
 
@@ -59,6 +61,8 @@ def audit_tables(audit: dict[str, Any]) -> RenderableType:
     laws.add_row(
         "spans", verdict(spans["holds"]), f"{spans['sent']:,} sent, {spans['stored']:,} stored, {spans['duplicates']} twice"
     )
+    rows = [sum(row[name] for row in audit["rows"]) for name in ("sent", "stored")]
+    laws.add_row("ledger", verdict(rows[0] == rows[1]), f"{rows[0]:,} rows sent, {rows[1]:,} stored")
     laws.add_row(
         "cancellation", verdict(left["holds"]), f"{left['disconnects']} disconnects seen, {len(left['left_late'])} left late"
     )
@@ -66,8 +70,10 @@ def audit_tables(audit: dict[str, Any]) -> RenderableType:
     for line in money["lines"]:
         amounts = (line["bill_usd"], line["posted_usd"], line["unexplained_usd"])
         lines.add_row(line["sku"], line["source"], *(usd(amount) for amount in amounts))
-    notes = [Text(f"No price for {sku}: add it to the price book.", style="bold red") for sku in money["unpriced"]]
-    return Group(laws, lines, *notes)
+    troubles = [f"No price for {sku}: add it to the price book." for sku in money["unpriced"]]
+    if money["impossible_steps"]:
+        troubles.append(f"{money['impossible_steps']} steps report more time than passed.")
+    return Group(laws, lines, *(Text(trouble, style="bold red") for trouble in troubles))
 
 
 def tail_tables(tail: dict[str, Any]) -> RenderableType:
@@ -76,8 +82,8 @@ def tail_tables(tail: dict[str, Any]) -> RenderableType:
         f"p{quantile['q'] * 100:g} {quantile['ms']:,.0f} ms [{quantile['low_ms']:,.0f}–{quantile['high_ms']:,.0f}]"
         for quantile in tail["quantiles"]
     )
-    slow = f"slowest {1 - tail['level']:.0%} ({tail['tail_requests']})"
-    phases = table(f"Tail: {heads}", "phase", f"all {tail['requests']} (ms)", f"{slow} (ms)", "")
+    slow = f"slowest {tail['tail_requests']}, ms"
+    phases = table(f"Tail: {heads}", "phase", f"all {tail['requests']}, ms", slow, "")
     longest = max([row["tail_ms"] for row in tail["phases"]], default=0.0) or 1.0
     phases.columns[3].justify = "left"
     for row in tail["phases"]:
@@ -114,11 +120,10 @@ def waste_table(waste: dict[str, Any]) -> RenderableType:
 
 def units_table(units: dict[str, Any]) -> RenderableType:
     """What one outcome cost."""
-    made = table("Unit cost", "unit", "tenant", "units", "resolved", "cost", "of it waste", "per resolved", "worth", right=2)
+    made = table("Unit cost", "outcome", "units", "resolved", "cost", "waste", "each", "worth")
     for row in units["rows"]:
         made.add_row(
-            row["unit_kind"],
-            row["tenant"],
+            f"{row['tenant']} {row['unit_kind']}",
             str(row["units"]),
             str(row["resolved"]),
             usd(row["cost_usd"]),
@@ -127,7 +132,7 @@ def units_table(units: dict[str, Any]) -> RenderableType:
             f"${row['value_usd']:,.2f}",
         )
     made.add_section()
-    made.add_row("shared", "idle, host gaps, loading", "", "", usd(units["shared_usd"]), "", "", "")
+    made.add_row("shared", "", "", usd(units["shared_usd"]), "", "", "")
     return made
 
 
@@ -140,8 +145,8 @@ def explain_tables(explained: Explanation) -> RenderableType:
     waterfall.columns[3].justify = "left"
     for row in explained.intervals.iter_rows(named=True):
         start, length = row["start_ns"] - call["call_start_ns"], row["end_ns"] - row["start_ns"]
-        before = round(BAR * 2 * start / wall)
-        bar = " " * before + "█" * max(1, round(BAR * 2 * length / wall))
+        before = round(WATERFALL * start / wall)
+        bar = " " * before + "█" * max(1, round(WATERFALL * length / wall))
         waterfall.add_row(row["phase"], f"{start / 1e6:,.2f}", f"{length / 1e6:,.2f}", bar)
     waterfall.add_section()
     waterfall.add_row("unaccounted", "", f"{call['unaccounted'] / 1e6:,.2f}", "")
@@ -170,5 +175,8 @@ def report_table(report: dict[str, Any]) -> RenderableType:
 
 
 def show(renderable: RenderableType) -> None:
-    """Print for a person on standard output."""
-    Console(highlight=False).print(renderable)
+    """Print for a person on standard output; a file or a pipe gets every column whole."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH_OF_A_FILE
+    console.print(renderable)

@@ -145,7 +145,7 @@ def units(found: dict[str, Any]) -> None:
                 usd(row["cost_usd"]),
                 usd(row["waste_usd"]),
                 usd(row["usd_per_resolved"]),
-                usd(row["value_usd"]),
+                f"${row['value_usd']:,.2f}",
             )
         )
         for row in found["rows"]

@@ -20,7 +20,7 @@ DEFAULT_REQUESTS = 300
 TIME_FACTOR = 2.0
 """The slice's 5.9 requests a second become 2.9."""
 PROMPT_FACTOR = 0.1
-ANSWER_FACTOR = 0.25
+ANSWER_FACTOR = 0.2
 """Prompts and answers shrink to what the tiny engine computes on one core in the time that a GPU needs for the whole."""
 
 _SHORTEST_QUESTION = 64

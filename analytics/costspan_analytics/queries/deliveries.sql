@@ -1,5 +1,5 @@
--- What each sender says it sent, beside what was acknowledged. A delivery that never came leaves total above items.
-SELECT client, stream, max(total) AS sent, sum(items) AS accepted, count() AS payloads, max(sequence) AS last_sequence
+-- What each sender says it has sent so far, in the last of its payloads that came.
+SELECT client, stream, max(total) AS sent
 FROM deliveries
 WHERE project = {project:String} AND client != ''
 GROUP BY client, stream

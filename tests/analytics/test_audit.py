@@ -1,0 +1,148 @@
+"""Both laws on a real store: they hold on honest data, and each breaks when it is broken on purpose."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from costspan.clock import now_ns
+from costspan.delivery import Delivery
+from costspan.semconv import Waste
+from costspan.tracing import make_provider
+from costspan_analytics.audit import Audit
+from costspan_analytics.book import Book
+from costspan_analytics.parts import REQUEST, load_parts
+from costspan_analytics.store import Store
+from costspan_analytics.timeline import PHASES, Timeline
+from costspan_hooks import wire
+from costspan_hooks.records import StepRecord
+from tests.analytics.conftest import Sample
+from tests.analytics.sample_store import fill, wait_stored
+
+MICRODOLLAR = Decimal("0.000001")
+
+
+def audited(store: Store) -> Audit:
+    timeline = Timeline.load(store)
+    return Audit.load(store, timeline, Book.load(store, timeline))
+
+
+def test_both_laws_hold_on_honest_data(sample: Sample) -> None:
+    found = audited(Store(sample.store, sample.truth.project))
+    assert found.holds
+    assert (found.time["requests"], found.time["aborted"]) == (sample.truth.requests, sample.truth.aborted)
+    assert found.money["bill_usd"] == float(sample.truth.bill.quantize(MICRODOLLAR))
+    assert found.money["posted_usd"] == pytest.approx(float(sample.truth.posted), abs=1e-6)
+    assert {row["stream"] for row in found.rows} == {"attempts", "evictions", "gpu_samples", "steps"}
+
+
+def test_phases_add_up_for_every_request(sample: Sample) -> None:
+    requests = Timeline.load(Store(sample.store, sample.truth.project)).requests
+    assert requests.height == sample.truth.requests
+    assert requests.select((pl.sum_horizontal(PHASES) == pl.col("wall_ns")).all()).item()
+
+
+def test_parts_add_up_to_what_each_request_cost(sample: Sample) -> None:
+    store = Store(sample.store, sample.truth.project)
+    timeline = Timeline.load(store)
+    parts = load_parts(store, timeline)
+    by_request: dict[str, int] = {}
+    for part in parts:
+        name = part.attempt["request_id"]
+        by_request[name] = by_request.get(name, 0) + part.cost_ns
+    assert by_request == dict(timeline.attempts.select("request_id", "cost_ns").iter_rows())
+    tokens = {waste: sum(part.tokens for part in parts if part.category == waste) for waste in Waste}
+    assert tokens[Waste.AFTER_ABORT] == sample.truth.after_abort_tokens
+    assert sum(part.category == REQUEST for part in parts) > sample.truth.requests // 2
+
+
+def test_the_time_law_breaks_when_a_phase_is_not_measured(sample: Sample) -> None:
+    truth = fill(sample.collector, project="hole", hole_ns=200_000_000)
+    found = audited(Store(sample.store, truth.project))
+    assert not found.time["holds"]
+    assert found.time["unaccounted_share_p99"] > 0.01
+    assert found.money["holds"]
+    assert not found.holds
+
+
+def test_the_money_law_breaks_when_device_time_has_no_ledger(sample: Sample) -> None:
+    truth = fill(sample.collector, project="unledgered", unledgered_ns=3_000_000_000)
+    found = audited(Store(sample.store, truth.project))
+    assert not found.money["holds"]
+    assert found.money["unexplained_usd"] == pytest.approx(float(truth.bill - truth.posted), abs=1e-6)
+    assert found.time["holds"]
+
+
+def test_a_vendor_who_bills_more_than_was_used_is_seen(sample: Sample) -> None:
+    truth = fill(sample.collector, project="padded", tickets=10)
+    amount = Decimal("0.5")
+    decimal = pa.decimal128(38, 12)
+    invoice = pa.table(
+        {
+            **{
+                name: [value]
+                for name, value in {
+                    "project": "padded",
+                    "invoice_id": "late-1",
+                    "vendor": "Padding Ltd",
+                    "sku": "retrieval_queries",
+                    "start_ns": truth.since_ns,
+                    "end_ns": truth.until_ns,
+                    "currency": "USD",
+                    "source": "test",
+                }.items()
+            },
+            "quantity": pa.array([Decimal(1000)], decimal),
+            "amount": pa.array([amount], decimal),
+        }
+    )
+    send(sample, "padded", "invoices", invoice)
+    money = audited(Store(sample.store, "padded")).money
+    (line,) = (line for line in money["lines"] if line["sku"] == "retrieval_queries")
+    assert line["unexplained_usd"] == pytest.approx(float(amount), abs=1e-6)
+    assert not money["holds"]
+
+
+def test_an_executor_that_reports_more_time_than_passed_is_seen(sample: Sample) -> None:
+    fill(sample.collector, project="liar", tickets=10)
+    origin = wire.Origin("liar", "liar-engine", "cpu-sample")
+    send(sample, "liar", "steps", wire.steps(origin, [StepRecord(step=0, start_ns=now_ns(), host_gap_ns=-5, participants=1)]))
+    money = audited(Store(sample.store, "liar")).money
+    assert money["impossible_steps"] == 1
+    assert not money["holds"]
+
+
+def test_spans_that_were_dropped_before_they_were_sent_are_missed(sample: Sample) -> None:
+    provider = make_provider(sample.collector, project="lossy", service="app", client="lossy-app")
+    provider.get_tracer("test").start_span("kept").end()
+    assert provider.force_flush()
+    provider.shutdown()
+    sender = Delivery(sample.collector, project="lossy", client="other-app", stream="spans")
+    sender.lost(7)
+    assert sender.send("/v1/traces", b"", "application/x-protobuf", 0)
+    wait_stored(sample.collector)
+    spans = audited(Store(sample.store, "lossy")).spans
+    assert (spans["sent"], spans["stored"], spans["holds"]) == (8, 1, False)
+    assert spans["gaps"] == [{"client": "other-app", "sent": 7, "stored": 0}]
+
+
+def test_a_request_that_stayed_after_its_disconnect_was_seen_is_named(sample: Sample) -> None:
+    timeline = Timeline.load(Store(sample.store, sample.truth.project))
+    stayed = timeline.attempts.with_columns(last_step=pl.col("last_step") + 1, disconnect_step=pl.col("last_step"))
+    store = Store(sample.store, sample.truth.project)
+    found = Audit.load(store, Timeline(timeline.calls, stayed, timeline.segments), Book.load(store, timeline))
+    assert not found.cancellation["holds"]
+    assert len(found.cancellation["left_late"]) == found.cancellation["disconnects"] > 0
+
+
+def send(sample: Sample, project: str, table: str, rows: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    sender = Delivery(sample.collector, project=project, client=f"test-{table}", stream=table)
+    body = sink.getvalue().to_pybytes()
+    assert sender.send(f"/v1/ledger/{table}", body, "application/vnd.apache.arrow.stream", rows.num_rows)
+    wait_stored(sample.collector)

@@ -1,0 +1,133 @@
+"""The analytic commands as a person and a script use them, against a real store."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from costspan import cli as front_door
+from costspan.semconv import Waste
+from costspan_analytics import cli
+from costspan_analytics.store import Store
+from costspan_analytics.timeline import Timeline
+from tests.analytics.conftest import Sample
+
+Ask = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def ask(sample: Sample, capsys: pytest.CaptureFixture[str]) -> Ask:
+    """Run a command with --json and return its document."""
+
+    def run(command: Callable[[list[str]], int], *arguments: str) -> dict[str, Any]:
+        command([*arguments, "--store", sample.store, "--project", sample.truth.project, "--json"])
+        document: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return document
+
+    return run
+
+
+def test_audit_says_by_its_status_whether_both_laws_hold(sample: Sample, ask: Ask) -> None:
+    assert ask(cli.audit)["holds"] is True
+    assert cli.audit(["--store", sample.store, "--project", sample.truth.project]) == 0
+    assert cli.audit(["--store", sample.store, "--project", "nobody"]) == 1
+
+
+def test_tail_adds_up_to_wall_time(ask: Ask) -> None:
+    tail = ask(cli.tail, "--level", "0.9")
+    walls = [sum(row[key] for row in tail["phases"]) for key in ("mean_ms", "tail_ms")]
+    assert 0 < walls[0] < walls[1]
+    median, _, p99 = tail["quantiles"]
+    assert median["low_ms"] <= median["ms"] <= median["high_ms"] <= p99["high_ms"]
+    assert walls[1] <= tail["slowest"][0]["ms"]
+    assert sum(row["share_of_tail"] for row in tail["tenants"]) == pytest.approx(1.0)
+
+
+def test_cost_rows_add_up_to_what_was_posted_whatever_they_are_split_by(ask: Ask) -> None:
+    for by in ("tenant", "feature", "unit", "sku", "category"):
+        cost = ask(cli.cost, "--by", by)
+        assert sum(row["usd"] for row in cost["rows"]) == pytest.approx(cost["posted_usd"], abs=1e-6 * len(cost["rows"]))
+
+
+def test_waste_and_request_make_the_whole(ask: Ask) -> None:
+    waste = ask(cli.waste)
+    categories = {row["category"]: row["usd"] for row in ask(cli.cost, "--by", "category")["rows"]}
+    assert {row["category"]: row["usd"] for row in waste["rows"]} == {
+        name: usd for name, usd in categories.items() if name in list(Waste) and usd
+    }
+    assert waste["waste_usd"] == pytest.approx(sum(row["usd"] for row in waste["rows"]), abs=1e-5)
+
+
+def test_units_count_what_was_done(sample: Sample, ask: Ask) -> None:
+    units = ask(cli.units)
+    assert sum(row["units"] for row in units["rows"]) == sample.truth.units
+    assert sum(row["resolved"] for row in units["rows"]) == sample.truth.resolved
+    spent = sum(row["cost_usd"] for row in units["rows"]) + units["shared_usd"]
+    assert spent == pytest.approx(ask(cli.cost)["posted_usd"], abs=1e-5)
+
+
+def test_explain_adds_up_and_finds_a_request_by_the_beginning_of_its_id(ask: Ask) -> None:
+    slowest = ask(cli.explain, "slowest")
+    assert sum(slowest["phases_ms"].values()) == pytest.approx(slowest["wall_ms"])
+    assert ask(cli.explain, slowest["span_id"][:10])["span_id"] == slowest["span_id"]
+    assert ask(cli.explain, slowest["trace_id"])["trace_id"] == slowest["trace_id"]
+
+
+def test_the_three_clocks_of_an_abort_come_in_order(sample: Sample, ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = Timeline.load(Store(sample.store, sample.truth.project)).calls
+    aborted: str = calls.filter(outcome="cancelled")["span_id"][0]
+    clocks = ask(cli.explain, aborted)["aborts_ms"]
+    assert list(clocks) == ["client left", "server saw it", "engine let go"]
+    assert sorted(clocks.values()) == list(clocks.values())
+    cli.explain([aborted, "--store", sample.store, "--project", sample.truth.project])
+    assert "The abort's clocks" in capsys.readouterr().out
+
+
+def test_tables_say_what_json_says(sample: Sample, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--store", sample.store, "--project", sample.truth.project]
+    for command, words in (
+        (cli.audit, ("time", "money", "holds", "heartbeat")),
+        (cli.tail, ("Tail: p50", "unaccounted", "wall", "Who delayed the tail")),
+        (cli.cost, ("Cost by tenant", "acme", "posted")),
+        (cli.waste, ("Waste:", "idle", "after_abort")),
+        (cli.units, ("Unit cost", "acme ticket", "each", "shared")),
+    ):
+        assert command(where) == 0
+        shown = capsys.readouterr().out
+        assert all(word in shown for word in words), shown
+
+
+def test_a_window_without_traffic_is_empty_and_not_an_error(sample: Sample, ask: Ask) -> None:
+    assert ask(cli.tail, "--until", "2001-01-01")["requests"] == 0
+    assert ask(cli.cost, "--until", "2001-01-01")["rows"] == []
+    assert cli.audit(["--store", sample.store, "--until", "2001-01-01"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["audit", "--store", "http://127.0.0.1:1"],
+            r"No store answers at 127\.0\.0\.1:1: start one with",
+        ),
+        (["audit", "--store", "nowhere"], r"'nowhere' is no store: write its HTTP address"),
+        (["audit", "--since", "yesterday"], r"'yesterday' is no time: write an age such as 2h"),
+        (["audit", "--since", "1h", "--until", "2h"], r"--since 1h is not before --until 2h: swap them"),
+        (["explain", "ffffffff00"], r"No call in this window has an id that begins with 'ffffffff00'"),
+        (["explain", "ff"], r"'ff' is too short to mean one call"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what_to_do(
+    sample: Sample, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
+) -> None:
+    monkeypatch.setenv("COSTSPAN_STORE", sample.store)
+    monkeypatch.setenv("COSTSPAN_PROJECT", sample.truth.project)
+    monkeypatch.setattr("sys.argv", ["costspan", *arguments])
+    assert front_door.main() == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert re.search(sentence, said)
