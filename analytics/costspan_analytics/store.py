@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -16,6 +17,9 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
 from costspan_analytics.errors import StoreError, WindowError
+
+# What the driver has to say comes with its exception; it need not be on the terminal twice.
+logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 ALWAYS = 0
 FOREVER = 2**63 - 1
