@@ -10,17 +10,19 @@ ARGS ?=
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
+# Standard output is the demo's: whatever is set up before it speaks on standard error.
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip 1>&2
+	@$(PYTHON) -m venv $(VENV) 1>&2
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip 1>&2
 
 # What runs, and what checks it, so that a demo need not wait for the test tools.
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' 1>&2
+	@echo "installing into $(VENV): a minute or two" 1>&2
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' 1>&2
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev 1>&2
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev 1>&2
 	@touch $@
 
 install: $(VENV)/.dev  ## a virtual environment with everything in it

@@ -191,7 +191,9 @@ def _device_time(
 ) -> Posting:
     sku = f"{SKU_GPU_HOUR}.{device_kind}"
     price = prices.at(sku, at_ns)
-    return Posting(at_ns, sku, str(category), *who, source_id, spent_ns / NS_PER_HOUR, price, tokens, culprit)
+    # Rounded before it is priced: whoever multiplies the quantity that is shown by the rate gets the amount that is shown.
+    hours = (spent_ns / NS_PER_HOUR).quantize(SCALE)
+    return Posting(at_ns, sku, str(category), *who, source_id, hours, price, tokens, culprit)
 
 
 def _usages(store: Store, prices: PriceBook) -> Iterator[Posting]:

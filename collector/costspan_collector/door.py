@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 
-from costspan_collector.engine import Engine, Failure, Outcome, Query
+from costspan_collector.embedded import Engine, Failure, Outcome, Query
 
 # Parameters that steer ClickHouse's HTTP interface. All others are settings, or query parameters when they begin with param_.
 _TRANSPORT = frozenset(

@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from costspan_collector.door import build_door
-from costspan_collector.engine import Engine
+from costspan_collector.embedded import Engine
 from costspan_collector.errors import StartError
 from costspan_collector.intake import Handlers, build_intake
 from costspan_collector.service import Collector
