@@ -71,7 +71,7 @@ def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
     raise AssertionError(f"the dashboard did not start: {log.read_text()}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
     with running(tmp_path_factory.mktemp("store") / "data") as urls:
         truth = fill(urls.collector)
@@ -79,8 +79,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
         yield Sample(urls.store, truth)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Chromium, for no longer than it is needed: while Playwright runs, no other test can run an event loop."""
     if not CHROMIUM.exists():
         pytest.skip(f"NO BROWSER: the dashboard is NOT tested, {CHROMIUM} is missing; run `apt-get install chromium`")
     with sync_playwright() as playwright:
@@ -89,7 +90,7 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(sample: Sample, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert browser.is_connected()  # without a browser nothing needs to be started
     with dashboard(tmp_path_factory.mktemp("dashboard") / "log", "--store", sample.store, "--project", "sample") as url:
