@@ -52,6 +52,15 @@ def blame(store: Store, segments: pl.DataFrame) -> pl.DataFrame:
     return frame.group_by(keys).agg(pl.col("ns").sum()).filter(pl.col("ns") > 0).sort(*keys)
 
 
+def model_error(store: Store) -> dict[str, float]:
+    """The cost model's relative error in the store's window: ``p50``, ``p90``, ``p99``; empty without steps.
+
+    Step times are measured, but whose share is whose is the model's estimate: this belongs beside every answer made of shares.
+    """
+    row = store.frame("model_error").row(0, named=True)
+    return dict(zip(("p50", "p90", "p99"), row["quantiles"], strict=True)) if row["steps"] else {}
+
+
 def delays(segment: dict[str, object], steps: Steps) -> Iterator[tuple[str, str, float]]:
     """(culprit, mechanism, nanoseconds) for one segment.
 

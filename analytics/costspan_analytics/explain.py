@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from costspan_analytics.blame import blame
+from costspan_analytics.blame import blame, model_error
 from costspan_analytics.book import Book
 from costspan_analytics.errors import NotFoundError
 from costspan_analytics.store import Store
@@ -28,6 +28,7 @@ class Explanation:
         intervals: Its phases in time order.
         delays: (culprit, mechanism, ms), longest first.
         postings: (category, tokens, US dollars) of its engine time.
+        model_error: How far off the model is that the delays rest on.
     """
 
     call: dict[str, Any]
@@ -35,6 +36,7 @@ class Explanation:
     intervals: pl.DataFrame
     delays: list[tuple[str, str, float]]
     postings: list[dict[str, Any]]
+    model_error: dict[str, float]
 
     @classmethod
     def load(cls, store: Store, timeline: Timeline, book: Book, name: str) -> Explanation:
@@ -60,6 +62,7 @@ class Explanation:
             timeline.intervals.filter(pl.col("call_id") == call["span_id"]),
             found.sort("ms", descending=True).rows(),
             posted.select("category", "tokens", "amount", "culprit").to_dicts(),
+            model_error(store),
         )
 
     @property
@@ -89,6 +92,7 @@ class Explanation:
             "wall_ms": self.call["wall_ns"] / MS,
             "phases_ms": dict(self.phases),
             "delayed_by": [{"tenant": culprit, "mechanism": how, "ms": ms} for culprit, how, ms in self.delays],
+            "model_error": self.model_error,
             "cost": [{**row, "amount": float(row["amount"])} for row in self.postings],
             "aborts_ms": dict(self.aborts),
         }

@@ -95,7 +95,17 @@ def tail_tables(tail: dict[str, Any]) -> RenderableType:
     for row in tail["blame"][:SHOWN_BLAME]:
         culprit = "its own traffic" if row["culprit"] == row["tenant"] else row["culprit"]
         delays.add_row(row["tenant"], culprit, row["mechanism"], f"{row['ms']:,.0f}")
-    return Group(phases, delays)
+    return Group(phases, delays, estimated(tail["model_error"]))
+
+
+def estimated(model_error: dict[str, float]) -> Text:
+    """How far to trust a split of measured step times."""
+    if not model_error:
+        return Text("")
+    half, most = (f"{model_error[name]:.0%}" for name in ("p50", "p90"))
+    return Text(
+        f"  Steps are measured, shares estimated: half the steps within {half} of the model, 90% within {most}.\n", "dim"
+    )
 
 
 def cost_table(cost: dict[str, Any]) -> RenderableType:
@@ -157,7 +167,7 @@ def explain_tables(explained: Explanation) -> RenderableType:
     costs = table("Cost of its engine time", "category", "tokens", "cost")
     for row in explained.postings:
         costs.add_row(row["category"], f"{row['tokens']:,}", usd(float(row["amount"])))
-    parts: list[RenderableType] = [waterfall, delays, costs]
+    parts: list[RenderableType] = [waterfall, delays, estimated(explained.model_error), costs]
     if explained.aborts:
         clocks = table("The abort's clocks", "clock", "ms after the call began")
         for name, at in explained.aborts:

@@ -116,6 +116,7 @@ def tail_summary(tail: Tail) -> dict[str, Any]:
         "blame": [
             {"tenant": victim, "culprit": culprit, "mechanism": how, "ms": ms} for victim, culprit, how, ms in tail.culprits()
         ],
+        "model_error": tail.model_error,
         "tenants": [
             {"tenant": tenant, "requests": count, "median_ms": median, "share_of_tail": share}
             for tenant, count, median, share in tail.tenants()

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from costspan.semconv import Phase
-from costspan_analytics.blame import blame
+from costspan_analytics.blame import blame, model_error
 from costspan_analytics.store import Store
 from costspan_analytics.timeline import PHASES, Timeline
 
@@ -36,23 +36,26 @@ class Tail:
         requests: All calls of the window (rows of ``Timeline.requests``).
         slow: Those in the tail.
         blame: Direct blame for the tail, rows of :func:`costspan_analytics.blame.blame`.
+        model_error: How far off the model is that blame rests on.
     """
 
     level: float
     requests: pl.DataFrame
     slow: pl.DataFrame
     blame: pl.DataFrame
+    model_error: dict[str, float]
 
     @classmethod
     def load(cls, store: Store, timeline: Timeline, level: float) -> Tail:
         """The tail of the window's calls, aborted and timed-out ones included."""
         requests = timeline.requests
         if requests.is_empty():
-            return cls(level, requests, requests, blame(store, timeline.segments.clear()))
+            return cls(level, requests, requests, blame(store, timeline.segments.clear()), {})
         threshold = requests["wall_ns"].quantile(level, "higher")
         slow = requests.filter(pl.col("wall_ns") >= threshold)
         keys = timeline.joined.filter(pl.col("call_id").is_in(slow["span_id"].implode())).select("engine", "request_id")
-        return cls(level, requests, slow, blame(store, timeline.segments.join(keys, on=["engine", "request_id"])))
+        segments = timeline.segments.join(keys, on=["engine", "request_id"])
+        return cls(level, requests, slow, blame(store, segments), model_error(store))
 
     def quantiles(self) -> list[Quantile]:
         """Wall time at :data:`QUANTILES`; exact, with intervals from :data:`RESAMPLES` resamples of a fixed seed."""

@@ -45,6 +45,7 @@ def test_tail_adds_up_to_wall_time(ask: Ask) -> None:
     assert median["low_ms"] <= median["ms"] <= median["high_ms"] <= p99["high_ms"]
     assert walls[1] <= tail["slowest"][0]["ms"]
     assert sum(row["share_of_tail"] for row in tail["tenants"]) == pytest.approx(1.0)
+    assert 0 < tail["model_error"]["p50"] <= tail["model_error"]["p99"]
 
 
 def test_cost_rows_add_up_to_what_was_posted_whatever_they_are_split_by(ask: Ask) -> None:
