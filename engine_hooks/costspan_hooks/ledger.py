@@ -3,13 +3,14 @@
 A decoding sequence takes part in every step between two of its transitions. So the ledger keeps running sums over steps, a
 sequence remembers their values when it begins to decode, and its share is their difference: no loop over the batch. With
 ``s = T/T̂`` and the coefficients of step ``k``, a sequence that decodes at context ``x = base + k`` from one transition to the
-next costs ``ΔF + ΔE + base·ΔX + ΔY``, where ``F += s·a/n``, ``E += s·e``, ``X += s·f``, ``Y += s·f·k``. With ``s = 1`` and
-``a`` undivided the same sums give the time that it would have taken alone. Only chunks and transitions cost more.
+next costs ``ΔF + base·ΔX + ΔY``, where ``F += s·(a/n + e)``, ``X += s·f``, ``Y += s·f·k``. With ``s = 1`` and ``a`` undivided
+the same sums give the time that it would have taken alone. Only chunks and transitions cost more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 
 from costspan.semconv import Phase, Waste
@@ -18,49 +19,44 @@ from costspan_hooks.errors import ProtocolError
 from costspan_hooks.observer import Admission, Chunk, ModelShape, Removal, RequestInfo, Step
 from costspan_hooks.records import AttemptRecord, EvictionRecord, Segment, StepRecord, TenantShare
 
+UNIT = 1 << 40
+"""Sums are whole numbers of 1/UNIT nanosecond: the difference of two is exact, however long the engine has run."""
+
 
 @dataclass(slots=True)
 class Sums:
-    """Running sums over all steps so far, in nanoseconds."""
+    """Running sums over all steps so far, in 1/UNIT nanoseconds; ``duration`` and ``host_gap`` in nanoseconds."""
 
-    cost_fixed: float = 0.0  # F
-    cost_seq: float = 0.0  # E
-    cost_token: float = 0.0  # X
-    cost_token_step: float = 0.0  # Y
-    solo_fixed: float = 0.0
-    solo_token: float = 0.0
-    solo_token_step: float = 0.0
-    predicted: float = 0.0
+    cost: int = 0  # F
+    cost_token: int = 0  # X
+    cost_token_step: int = 0  # Y
+    solo: int = 0
+    solo_token: int = 0
+    solo_token_step: int = 0
+    predicted: int = 0
     duration: int = 0
     host_gap: int = 0
 
-    def copy(self) -> Sums:
-        """The sums as they are now."""
-        return Sums(
-            self.cost_fixed,
-            self.cost_seq,
-            self.cost_token,
-            self.cost_token_step,
-            self.solo_fixed,
-            self.solo_token,
-            self.solo_token_step,
-            self.predicted,
-            self.duration,
-            self.host_gap,
-        )
-
     def add(self, step: int, duration: int, predicted: float, participants: int, unit: Coefficients) -> None:
         """Take a step in: its measured and predicted time, and how many shared it."""
-        stretch = duration / predicted
-        self.cost_fixed += stretch * unit.fixed / participants
-        self.cost_seq += stretch * unit.decode_seq
-        self.cost_token += stretch * unit.decode_token
-        self.cost_token_step += stretch * unit.decode_token * step
-        self.solo_fixed += unit.fixed + unit.decode_seq
-        self.solo_token += unit.decode_token
-        self.solo_token_step += unit.decode_token * step
-        self.predicted += predicted
+        stretch = duration / predicted * UNIT
+        cost_token, solo_token = int(stretch * unit.decode_token), int(UNIT * unit.decode_token)
+        self.cost += int(stretch * (unit.fixed / participants + unit.decode_seq))
+        self.cost_token += cost_token
+        self.cost_token_step += cost_token * step
+        self.solo += int(UNIT * (unit.fixed + unit.decode_seq))
+        self.solo_token += solo_token
+        self.solo_token_step += solo_token * step
+        self.predicted += int(UNIT * predicted)
         self.duration += duration
+
+    def decode_since(self, start: Sums, base: int) -> tuple[float, float]:
+        """(cost, solo) in nanoseconds of a sequence that has decoded since ``start`` at context ``base + step``."""
+        cost = self.cost - start.cost + base * (self.cost_token - start.cost_token)
+        solo = self.solo - start.solo + base * (self.solo_token - start.solo_token)
+        cost += self.cost_token_step - start.cost_token_step
+        solo += self.solo_token_step - start.solo_token_step
+        return cost / UNIT, solo / UNIT
 
 
 @dataclass(slots=True)
@@ -292,7 +288,7 @@ class StepLedger:
     def _start_admitted(self, step: Step) -> None:
         """Those admitted since the last step share only the part of the gap that came after they were ready."""
         for account, ready_ns in self._admitted:
-            account.start = self._sums.copy()
+            account.start = copy(self._sums)
             account.start.host_gap -= step.start_ns - ready_ns
         self._admitted.clear()
 
@@ -338,7 +334,7 @@ class StepLedger:
         self._close_compute(account, step.end_ns)
         account.context = account.context + account.computed
         account.phase, account.since_ns = Phase.DECODE, step.end_ns
-        account.start = self._sums.copy()
+        account.start = copy(self._sums)
         account.start.host_gap += step.end_ns - self._booked_ns  # in the closed segment already
         account.step_first = step.index + 1
         account.base = account.context - account.step_first
@@ -360,23 +356,19 @@ class StepLedger:
         if self._admitted and any(waiting is account for waiting, _ in self._admitted):
             # Left again before any step began.
             self._admitted = [(waiting, ready) for waiting, ready in self._admitted if waiting is not account]
-            start = now.copy()
+            start = now
             tail = at_ns - account.since_ns
         else:
             tail = max(0, at_ns - self._booked_ns)
         cost, solo, tokens, redo = account.cost, account.solo, account.computed, account.redo_cost
         if account.phase is Phase.DECODE:
             tokens, redo = self._last_step + 1 - account.step_first, 0.0
-            token, solo_token = now.cost_token - start.cost_token, now.solo_token - start.solo_token
-            cost = (now.cost_fixed - start.cost_fixed) + (now.cost_seq - start.cost_seq)
-            cost += account.base * token + (now.cost_token_step - start.cost_token_step)
-            solo = (now.solo_fixed - start.solo_fixed) + account.base * solo_token
-            solo += now.solo_token_step - start.solo_token_step
+            cost, solo = now.decode_since(start, account.base)
             if tokens:
                 account.step_last = account.last_step = self._last_step
             else:
                 account.step_first = account.step_last = -1
-        duration, predicted = now.duration - start.duration, now.predicted - start.predicted
+        duration, predicted = now.duration - start.duration, (now.predicted - start.predicted) / UNIT
         gap = now.host_gap - start.host_gap + tail
         account.segments.append(
             Segment(

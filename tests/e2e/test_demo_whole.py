@@ -106,8 +106,10 @@ def test_a_killed_collector_loses_nothing(tmp_path: Path) -> None:
         books.post_prices()
         shot = threading.Thread(target=_kill_and_restart, args=(stack,))
         shot.start()
-        tally, meters = asyncio.run(run.traffic(stack, workload.build(5, 24), children, progress))
-        shot.join()
+        try:
+            tally, meters = asyncio.run(run.traffic(stack, workload.build(5, 24), children, progress))
+        finally:
+            shot.join()  # or it would start a collector that nobody ends
         stack.collector.wait_ready(60)
         run.finish(stack, books, meters, progress)
         audit = run.ask(stack)["audit"]
