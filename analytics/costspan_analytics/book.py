@@ -173,7 +173,7 @@ def _engines(store: Store, prices: PriceBook) -> Iterator[Posting]:
     for row in store.frame("engine_time").iter_rows(named=True):
         for category in (Waste.IDLE, Waste.HOST_GAP, Waste.COLD_START):
             yield _device_time(
-                prices, row["device_kind"], row["hour_ns"], row[category.value], category=category, source_id=row["engine"]
+                prices, row["device_kind"], row["at_ns"], row[category.value], category=category, source_id=row["engine"]
             )
 
 

@@ -29,7 +29,12 @@ def prices(argv: list[str]) -> int:
     made.add_argument("sku", nargs="?", help="what it is for: gpu_hour.<device kind>, or a quantity that your app reports")
     made.add_argument("rate", nargs="?", type=_amount, help=f"{CURRENCY} for one")
     made.add_argument("--unit", default="", help="what one is: hour, call, minute")
-    made.add_argument("--from", dest="begins", metavar="TIME", help="in force from then on (default: now)")
+    made.add_argument(
+        "--from",
+        dest="begins",
+        metavar="TIME",
+        help="in force from then on (default: always for a first price, else now)",
+    )
     made.add_argument("--source", default="entered by hand", help="who says so: a contract, a price list")
     made.add_argument("--version", default="", help="which edition of the source")
     options = made.parse_args(argv)
@@ -37,7 +42,7 @@ def prices(argv: list[str]) -> int:
     if options.sku:
         if options.rate is None:
             raise AnalyticsError(f"A price needs a rate: costspan prices {options.sku} 4.00 --unit hour.")
-        begins = _time(options.begins)
+        begins = _begins(store, options)
         store.insert("prices", _price_row(store, options, begins), token=f"price/{store.project}/{options.sku}/{begins}")
     rows = store.frame("prices").with_columns(pl.col("from_ns").map_elements(moment, pl.String).alias("from")).drop("from_ns")
     _show(options, "Prices", rows, ("sku", "rate", "unit", "currency", "from", "source", "version"))
@@ -96,8 +101,12 @@ def _invoice_row(store: Store, options: argparse.Namespace) -> pl.DataFrame:
     return pl.DataFrame([row], schema_overrides={"quantity": MONEY, "amount": MONEY})
 
 
-def _time(text: str | None) -> int:
-    return Window.parse(text, None).since if text else int(datetime.now(UTC).timestamp() * 1e9)
+def _begins(store: Store, options: argparse.Namespace) -> int:
+    """When a price begins to hold: the first one of a sku also for what was used before somebody thought of entering it."""
+    if options.begins:
+        return Window.parse(options.begins, None).since
+    known = store.frame("prices").filter(pl.col("sku") == options.sku)
+    return 0 if known.is_empty() else int(datetime.now(UTC).timestamp() * 1e9)
 
 
 def _amount(text: str) -> Decimal:

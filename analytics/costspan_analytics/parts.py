@@ -45,7 +45,7 @@ def load_parts(store: Store, timeline: Timeline) -> list[Part]:
     """The parts of every engine request in the window; their ``cost_ns`` add up to the requests'."""
     joined = _with_fate(timeline)
     segments = timeline.segments.partition_by("engine", "request_id", as_dict=True)
-    steps = {engine: _steps_of_aborted(store, engine, joined) for engine in joined["engine"].unique()}
+    steps = {engine: _steps_of_aborted(store, engine, joined, timeline.segments) for engine in joined["engine"].unique()}
     parts: list[Part] = []
     for attempt in joined.iter_rows(named=True):
         own = segments[attempt["engine"], attempt["request_id"]].to_dicts()
@@ -69,11 +69,11 @@ def _with_fate(timeline: Timeline) -> pl.DataFrame:
     )
 
 
-def _steps_of_aborted(store: Store, engine: str, attempts: pl.DataFrame) -> Steps:
+def _steps_of_aborted(store: Store, engine: str, attempts: pl.DataFrame, segments: pl.DataFrame) -> Steps:
     """The steps that somebody who left was in: only those are split within a segment."""
     aborted = attempts.filter((pl.col("engine") == engine) & pl.col("left_ns").is_not_null() & (pl.col("last_step") >= 0))
-    spans = aborted.select("engine", "request_id").join(store.frame("segments"), on=["engine", "request_id"])
-    ran = spans.filter(pl.col("step_first") >= 0)
+    own = segments.join(aborted.select("engine", "request_id"), on=["engine", "request_id"])
+    ran = own.filter(pl.col("step_first") >= 0)
     if ran.is_empty():
         return Steps.load(store, engine, 0, -1)
     return Steps.load(store, engine, int(ran["step_first"].min()), int(ran["step_last"].max()))  # type: ignore[arg-type]

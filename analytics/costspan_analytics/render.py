@@ -48,13 +48,13 @@ def audit_tables(audit: dict[str, Any]) -> RenderableType:
     laws = table("Audit", "law", "", "in figures", right=9)
     laws.add_row(
         "time",
-        verdict(time["holds"]),
+        verdict(time["holds"]) if time["requests"] else Text("– nothing to check"),
         f"{time['requests']:,} requests, {time['aborted']} aborted; "
         f"unaccounted {percent(time['unaccounted_share_p99'])} at p99, {time['negative_phases']} negative phases",
     )
     laws.add_row(
         "money",
-        verdict(money["holds"]),
+        verdict(money["holds"]) if money["bill_usd"] or money["posted_usd"] else Text("– nothing to check"),
         f"bill {usd(money['bill_usd'])}, posted {usd(money['posted_usd'])}, unexplained {usd(money['unexplained_usd'])} "
         f"({percent(money['unexplained_share'])})",
     )
@@ -70,7 +70,10 @@ def audit_tables(audit: dict[str, Any]) -> RenderableType:
     for line in money["lines"]:
         amounts = (line["bill_usd"], line["posted_usd"], line["unexplained_usd"])
         lines.add_row(line["sku"], line["source"], *(usd(amount) for amount in amounts))
-    troubles = [f"No price for {sku}: add it to the price book." for sku in money["unpriced"]]
+    troubles = [
+        f"Some {sku} was used at a time that has no price: enter one with `costspan prices {sku} RATE --from TIME`."
+        for sku in money["unpriced"]
+    ]
     if money["impossible_steps"]:
         troubles.append(f"{money['impossible_steps']} steps report more time than passed.")
     return Group(laws, lines, *(Text(trouble, style="bold red") for trouble in troubles))

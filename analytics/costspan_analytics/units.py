@@ -19,10 +19,14 @@ def unit_costs(store: Store, book: Book) -> pl.DataFrame:
     """One row a unit: ``unit, unit_kind, tenant, feature, status, value_usd, cost, waste``, dearest first."""
     posted = book.frame.filter(pl.col("unit") != "")
     wasted = pl.when(pl.col("category") == REQUEST).then(pl.lit(0, MONEY)).otherwise("amount")
-    costs = posted.with_columns(wasted=wasted).group_by("unit").agg(cost=pl.col("amount").sum(), waste=pl.col("wasted").sum())
+    costs = (
+        posted.with_columns(wasted=wasted)
+        .group_by("tenant", "unit")
+        .agg(cost=pl.col("amount").sum(), waste=pl.col("wasted").sum())
+    )
     units = store.frame("units").with_columns(pl.col("value_usd").cast(MONEY, strict=False))
     return (
-        units.join(costs, on="unit", how="left")
+        units.join(costs, on=["tenant", "unit"], how="left")
         .with_columns(pl.col("cost", "waste").fill_null(0))
         .sort("cost", "unit", descending=[True, False])
     )

@@ -12,6 +12,8 @@ from opentelemetry.trace import (
     Status,
     StatusCode,
     TraceFlags,
+    format_span_id,
+    format_trace_id,
     set_span_in_context,
 )
 
@@ -40,7 +42,8 @@ class PhaseSpans:
             start_time=request.received_ns,
             attributes=_request_attributes(record),
         )
-        delivered = Delivered(record, f"{span.get_span_context().span_id:016x}", sent_ns, delivered_tokens)
+        made = span.get_span_context()
+        delivered = Delivered(record, format_trace_id(made.trace_id), format_span_id(made.span_id), sent_ns, delivered_tokens)
         for segment in delivered.phases():
             self._emit_phase(span, segment)
         if removal.disconnect_ns:

@@ -40,7 +40,7 @@ _SHARE: dict[str, pa.DataType] = {
     "prefill_ns": REAL,
     "cost_ns": REAL,
 }
-_REQUEST = ("request_id", "trace_id", "parent_span_id", "tenant", "feature", "unit")
+_REQUEST = ("request_id", "parent_span_id", "tenant", "feature", "unit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,14 @@ class Delivered:
 
     Attributes:
         record: What the ledger handed on.
-        span_id: The request span that was emitted for it, 16 hex digits.
+        trace_id: The trace of the request span that was emitted for it, 32 hex digits: the caller's, or one of its own.
+        span_id: That span, 16 hex digits.
         sent_ns: Last byte handed to the socket; the removal's time where there is no server.
         delivered_tokens: Tokens written to the socket.
     """
 
     record: AttemptRecord
+    trace_id: str
     span_id: str
     sent_ns: int
     delivered_tokens: int
@@ -105,6 +107,7 @@ def attempts(origin: Origin, rows: Sequence[Delivered]) -> pa.Table:
             "project": _constant(origin.project, len(rows)),
             "engine": _constant(origin.engine, len(rows)),
             **{name: _column(requests, name, TEXT) for name in _REQUEST},
+            "trace_id": _column(rows, "trace_id", TEXT),
             "span_id": _column(rows, "span_id", TEXT),
             "attempt": _column(requests, "attempt", U16),
             "model": _column(requests, "model", TEXT),

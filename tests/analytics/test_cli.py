@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
+import costspan
 from costspan import cli as front_door
+from costspan import semconv
 from costspan.semconv import Waste
 from costspan_analytics import cli
+from costspan_analytics.entries import prices
 from costspan_analytics.store import Store
 from costspan_analytics.timeline import Timeline
 from tests.analytics.conftest import Sample
+from tests.analytics.sample_store import wait_stored
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -69,6 +73,26 @@ def test_units_count_what_was_done(sample: Sample, ask: Ask) -> None:
     assert sum(row["resolved"] for row in units["rows"]) == sample.truth.resolved
     spent = sum(row["cost_usd"] for row in units["rows"]) + units["shared_usd"]
     assert spent == pytest.approx(ask(cli.cost)["posted_usd"], abs=1e-5)
+
+
+def test_units_are_told_apart_by_tenant_and_nobodys_is_unknown(sample: Sample, capsys: pytest.CaptureFixture[str]) -> None:
+    costspan.init(project="twins", endpoint=sample.collector, service="app")
+    for tenant, minutes in (("acme", 1), ("birch", 2), (None, 3)):
+        with costspan.unit("ticket", "T-1", tenant=tenant) as unit:
+            unit.review(minutes=minutes)
+            unit.resolve()
+    costspan.shutdown(10)
+    wait_stored(sample.collector)
+    where = ["--store", sample.store, "--project", "twins"]
+    prices(["review_minutes", "0.50", *where])
+    capsys.readouterr()
+    cli.units([*where, "--json"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["tenant"]: (row["units"], row["cost_usd"]) for row in rows} == {
+        "acme": (1, 0.5),
+        "birch": (1, 1.0),
+        semconv.UNKNOWN: (1, 1.5),
+    }
 
 
 def test_explain_adds_up_and_finds_a_request_by_the_beginning_of_its_id(ask: Ask) -> None:

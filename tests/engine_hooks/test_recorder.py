@@ -109,6 +109,20 @@ def test_a_request_whose_server_never_reported_is_not_lost(receiver: Receiver) -
     assert spans(receiver)["chat tiny"].status == 2
 
 
+def test_a_request_without_a_caller_has_a_trace_of_its_own(receiver: Receiver) -> None:
+    recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
+    at = now_ns()
+    recorder.ready(at, at, MODEL)
+    recorder.enqueued(RequestInfo("r1", "acme", "", "", 1, "", "", "tiny", 4, at, at, has_server=False))
+    recorder.removed(Removal("r1", at + MS, Outcome.OK, "stop", 0))
+    recorder.stopped(now_ns())
+    (attempt,) = rows(receiver, "attempts")
+    request = spans(receiver)["chat tiny"]
+    assert (attempt["trace_id"], attempt["span_id"]) == (request.trace_id, request.span_id)
+    assert int(request.trace_id, 16)
+    assert attempt["parent_span_id"] == request.parent_id == ""
+
+
 def test_an_engine_stops_though_its_collector_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("costspan_hooks.recorder.LAST_WORDS_S", 0.2)
     receiver = Receiver()
