@@ -13,11 +13,11 @@ help:  ## this list
 # Standard output is the demo's: whatever is set up before it speaks on standard error.
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) 1>&2
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip 1>&2
 
 # What runs, and what checks it, so that a demo need not wait for the test tools.
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV): a minute or two" 1>&2
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip 1>&2
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' 1>&2
 	@touch $@
 
