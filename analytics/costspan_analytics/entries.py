@@ -125,5 +125,5 @@ def _show(options: argparse.Namespace, title: str, rows: pl.DataFrame, columns: 
         return
     made = render.table(title, *columns, right=len(columns))
     for row in rows.select(columns).iter_rows():
-        made.add_row(*(str(value) for value in row))
+        render.add(made, *(str(value) for value in row))
     render.show(made)

@@ -14,15 +14,26 @@ from costspan_analytics.explain import Explanation
 BAR = 24
 WATERFALL = 36
 WIDTH_OF_A_FILE = 120
+LONGEST_NAME = 40
 SHOWN_BLAME = 8
 
 
 def table(title: str, *columns: str, right: int = 1) -> Table:
     """A plain table; columns from the ``right``-th on are numbers."""
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", padding=(0, 1))
+    made = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", padding=(0, 1))
     for at, column in enumerate(columns):
-        made.add_column(column, justify="right" if at >= right else "left", no_wrap=at == 0 or at >= right)
+        made.add_column(
+            column,
+            justify="right" if at >= right else "left",
+            no_wrap=at == 0 or at >= right,
+            max_width=LONGEST_NAME if at == 0 else None,
+        )
     return made
+
+
+def add(made: Table, *cells: str | Text) -> None:
+    """A row whose cells are taken as they are: a tenant may be called ``[red]``."""
+    made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
 def verdict(holds: bool) -> Text:
@@ -46,30 +57,38 @@ def audit_tables(audit: dict[str, Any]) -> RenderableType:
     """Both laws, and what was sent beside what is stored."""
     time, money, spans, left = audit["time"], audit["money"], audit["spans"], audit["cancellation"]
     laws = table("Audit", "law", "", "in figures", right=9)
-    laws.add_row(
+    add(
+        laws,
         "time",
         verdict(time["holds"]) if time["requests"] else Text("– nothing to check"),
         f"{time['requests']:,} requests, {time['aborted']} aborted; "
         f"unaccounted {percent(time['unaccounted_share_p99'])} at p99, {time['negative_phases']} negative phases",
     )
-    laws.add_row(
+    add(
+        laws,
         "money",
         verdict(money["holds"]) if money["bill_usd"] or money["posted_usd"] else Text("– nothing to check"),
         f"bill {usd(money['bill_usd'])}, posted {usd(money['posted_usd'])}, unexplained {usd(money['unexplained_usd'])} "
         f"({percent(money['unexplained_share'])})",
     )
-    laws.add_row(
-        "spans", verdict(spans["holds"]), f"{spans['sent']:,} sent, {spans['stored']:,} stored, {spans['duplicates']} twice"
+    add(
+        laws,
+        "spans",
+        verdict(spans["holds"]),
+        f"{spans['sent']:,} sent, {spans['stored']:,} stored, {spans['duplicates']} twice",
     )
     rows = [sum(row[name] for row in audit["rows"]) for name in ("sent", "stored")]
-    laws.add_row("ledger", verdict(rows[0] == rows[1]), f"{rows[0]:,} rows sent, {rows[1]:,} stored")
-    laws.add_row(
-        "cancellation", verdict(left["holds"]), f"{left['disconnects']} disconnects seen, {len(left['left_late'])} left late"
+    add(laws, "ledger", verdict(rows[0] == rows[1]), f"{rows[0]:,} rows sent, {rows[1]:,} stored")
+    add(
+        laws,
+        "cancellation",
+        verdict(left["holds"]),
+        f"{left['disconnects']} disconnects seen, {len(left['left_late'])} left late",
     )
     lines = table("The bill", "what", "billed by", "bill", "posted", "unexplained", right=2)
     for line in money["lines"]:
         amounts = (line["bill_usd"], line["posted_usd"], line["unexplained_usd"])
-        lines.add_row(line["sku"], line["source"], *(usd(amount) for amount in amounts))
+        add(lines, line["sku"], line["source"], *(usd(amount) for amount in amounts))
     troubles = [
         f"Some {sku} was used at a time that has no price: enter one with `costspan prices {sku} RATE --from TIME`."
         for sku in money["unpriced"]
@@ -91,13 +110,13 @@ def tail_tables(tail: dict[str, Any]) -> RenderableType:
     phases.columns[3].justify = "left"
     for row in tail["phases"]:
         bar = "█" * round(BAR * max(0.0, row["tail_ms"]) / longest)
-        phases.add_row(row["phase"], f"{row['mean_ms']:,.1f}", f"{row['tail_ms']:,.1f}", bar)
+        add(phases, row["phase"], f"{row['mean_ms']:,.1f}", f"{row['tail_ms']:,.1f}", bar)
     phases.add_section()
-    phases.add_row("wall", *(f"{sum(row[key] for row in tail['phases']):,.1f}" for key in ("mean_ms", "tail_ms")), "")
+    add(phases, "wall", *(f"{sum(row[key] for row in tail['phases']):,.1f}" for key in ("mean_ms", "tail_ms")), "")
     delays = table("Who delayed the tail", "victim", "culprit", "how", "ms", right=3)
     for row in tail["blame"][:SHOWN_BLAME]:
         culprit = "its own traffic" if row["culprit"] == row["tenant"] else row["culprit"]
-        delays.add_row(row["tenant"], culprit, row["mechanism"], f"{row['ms']:,.0f}")
+        add(delays, row["tenant"], culprit, row["mechanism"], f"{row['ms']:,.0f}")
     return Group(phases, delays, estimated(tail["model_error"]))
 
 
@@ -115,9 +134,9 @@ def cost_table(cost: dict[str, Any]) -> RenderableType:
     """What was spent, by a dimension."""
     made = table(f"Cost by {cost['by']}", cost["by"], "cost", "of it waste", "postings")
     for row in cost["rows"]:
-        made.add_row(row[cost["by"]], usd(row["usd"]), usd(row["waste_usd"]), f"{row['postings']:,}")
+        add(made, row[cost["by"]], usd(row["usd"]), usd(row["waste_usd"]), f"{row['postings']:,}")
     made.add_section()
-    made.add_row("posted", usd(cost["posted_usd"]), usd(sum(row["waste_usd"] for row in cost["rows"])), "")
+    add(made, "posted", usd(cost["posted_usd"]), usd(sum(row["waste_usd"] for row in cost["rows"])), "")
     return made
 
 
@@ -125,9 +144,9 @@ def waste_table(waste: dict[str, Any]) -> RenderableType:
     """Money that no user got anything for."""
     made = table(f"Waste: {percent(waste['share_of_bill'])} of the bill", "category", "cost", "device time", "tokens")
     for row in waste["rows"]:
-        made.add_row(row["category"], usd(row["usd"]), f"{row['device_ns'] / 1e9:,.2f} s", f"{row['tokens']:,}")
+        add(made, row["category"], usd(row["usd"]), f"{row['device_ns'] / 1e9:,.2f} s", f"{row['tokens']:,}")
     made.add_section()
-    made.add_row("waste", usd(waste["waste_usd"]), f"{sum(row['device_ns'] for row in waste['rows']) / 1e9:,.2f} s", "")
+    add(made, "waste", usd(waste["waste_usd"]), f"{sum(row['device_ns'] for row in waste['rows']) / 1e9:,.2f} s", "")
     return made
 
 
@@ -135,7 +154,8 @@ def units_table(units: dict[str, Any]) -> RenderableType:
     """What one outcome cost."""
     made = table("Unit cost", "outcome", "units", "resolved", "cost", "waste", "each", "worth")
     for row in units["rows"]:
-        made.add_row(
+        add(
+            made,
             f"{row['tenant']} {row['unit_kind']}",
             str(row["units"]),
             str(row["resolved"]),
@@ -145,7 +165,7 @@ def units_table(units: dict[str, Any]) -> RenderableType:
             f"${row['value_usd']:,.2f}",
         )
     made.add_section()
-    made.add_row("shared", "", "", usd(units["shared_usd"]), "", "", "")
+    add(made, "shared", "", "", usd(units["shared_usd"]), "", "", "")
     return made
 
 
@@ -160,21 +180,21 @@ def explain_tables(explained: Explanation) -> RenderableType:
         start, length = row["start_ns"] - call["call_start_ns"], row["end_ns"] - row["start_ns"]
         before = round(WATERFALL * start / wall)
         bar = " " * before + "█" * max(1, round(WATERFALL * length / wall))
-        waterfall.add_row(row["phase"], f"{start / 1e6:,.2f}", f"{length / 1e6:,.2f}", bar)
+        add(waterfall, row["phase"], f"{start / 1e6:,.2f}", f"{length / 1e6:,.2f}", bar)
     waterfall.add_section()
-    waterfall.add_row("unaccounted", "", f"{call['unaccounted'] / 1e6:,.2f}", "")
-    waterfall.add_row("wall", "", f"{sum(ms for _, ms in explained.phases):,.2f}", "")
+    add(waterfall, "unaccounted", "", f"{call['unaccounted'] / 1e6:,.2f}", "")
+    add(waterfall, "wall", "", f"{sum(ms for _, ms in explained.phases):,.2f}", "")
     delays = table("Delayed by", "tenant", "how", "ms", right=2)
     for culprit, how, ms in explained.delays:
-        delays.add_row("its own traffic" if culprit == call["tenant"] else culprit, how, f"{ms:,.2f}")
+        add(delays, "its own traffic" if culprit == call["tenant"] else culprit, how, f"{ms:,.2f}")
     costs = table("Cost of its engine time", "category", "tokens", "cost")
     for row in explained.postings:
-        costs.add_row(row["category"], f"{row['tokens']:,}", usd(float(row["amount"])))
+        add(costs, row["category"], f"{row['tokens']:,}", usd(float(row["amount"])))
     parts: list[RenderableType] = [waterfall, delays, estimated(explained.model_error), costs]
     if explained.aborts:
         clocks = table("The abort's clocks", "clock", "ms after the call began")
         for name, at in explained.aborts:
-            clocks.add_row(name, f"{at:,.2f}")
+            add(clocks, name, f"{at:,.2f}")
         parts.append(clocks)
     return Group(*parts)
 
@@ -183,7 +203,7 @@ def report_table(report: dict[str, Any]) -> RenderableType:
     """Where a report is, and what it closed."""
     made = table(f"Closing {report['closing']}", "postings", f"{report['postings']:,}", right=9)
     for kind, path in report["files"].items():
-        made.add_row(kind, path)
+        add(made, kind, path)
     return made
 
 

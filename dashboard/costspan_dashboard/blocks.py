@@ -24,6 +24,7 @@ header[data-testid="stHeader"] { background: transparent; height: 0; }
 .cs th { font-weight: 600; font-size: 12px; color: #667180; text-align: left; border: 0; border-bottom: 1px solid #b9c2cc;
          padding: 3px 10px 3px 0; }
 .cs td { border: 0; border-bottom: 1px solid #eceff2; padding: 4px 10px 4px 0; vertical-align: middle; }
+.cs td:not(:has(*)) { max-width: 22em; overflow-wrap: break-word; }
 .cs th.n, .cs td.n { text-align: right; white-space: nowrap; }
 .cs td.wide { width: 30%; min-width: 90px; padding-right: 0; }
 .cs tr.total td { font-weight: 650; border-top: 1px solid #b9c2cc; border-bottom: 0; }
