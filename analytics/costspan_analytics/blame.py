@@ -85,8 +85,9 @@ def delays(segment: dict[str, object], steps: Steps) -> Iterator[tuple[str, str,
 def _waited(segment: dict[str, object], steps: Steps, rows: slice) -> Floats:
     """Step time by holder, less the part of the first step that had passed when the wait began."""
     waited = steps.waited[rows.stop] - steps.waited[rows.start]
-    passed = int(str(segment["start_ns"])) - int(steps.start[rows.start])
-    result: Floats = waited - steps.held[rows.start] * max(0, passed)
+    first = rows.start
+    passed = np.clip(int(str(segment["start_ns"])) - steps.start[first], 0, steps.end[first] - steps.start[first])
+    result: Floats = waited - steps.held[first] * passed
     return result
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,8 @@ def load_parts(store: Store, timeline: Timeline) -> list[Part]:
     steps = {engine: _steps_of_aborted(store, engine, joined, timeline.segments) for engine in joined["engine"].unique()}
     parts: list[Part] = []
     for attempt in joined.iter_rows(named=True):
-        own = segments[attempt["engine"], attempt["request_id"]].to_dicts()
-        parts += split(attempt, own, steps[attempt["engine"]])
+        own = segments.get((attempt["engine"], attempt["request_id"]))
+        parts += split(attempt, own.to_dicts() if own is not None else [], steps[attempt["engine"]])
     return parts
 
 
@@ -97,28 +98,31 @@ def split(attempt: dict[str, Any], segments: list[dict[str, Any]], steps: Steps)
     elif left_ns is not None and not attempt["read_tokens"]:
         parts.append(Part(attempt, Waste.ABANDONED, rest, tokens))
     else:
-        again = [_computed_again(attempt, segment) for segment in segments if _was_again(segment, left_ns)]
+        again = list(_computed_again(attempt, segments))
         parts += again
         parts.append(Part(attempt, REQUEST, rest - sum(part.cost_ns for part in again), tokens))
     return [part for part in parts if part.cost_ns or part.category == REQUEST]
 
 
-def _was_again(segment: dict[str, Any], left_ns: int | None) -> bool:
-    """Whether a segment computed something a second time, while its client was still there."""
-    ended_ns: int = segment["start_ns"] + segment["duration_ns"]
-    return segment["waste_ns"] > 0 and (left_ns is None or ended_ns <= left_ns)
-
-
-def _computed_again(attempt: dict[str, Any], segment: dict[str, Any]) -> Part:
-    tokens = attempt["evicted_tokens"] if segment["waste"] == Waste.RECOMPUTED_EVICTION else segment["tokens"]
-    return Part(attempt, segment["waste"], segment["waste_ns"], min(tokens, segment["tokens"]), segment["culprit"])
+def _computed_again(attempt: dict[str, Any], segments: list[dict[str, Any]]) -> Iterator[Part]:
+    """What was computed a second time, while its client was still there."""
+    left_ns, reached = attempt["left_ns"], 0  # tokens that the request itself had computed before
+    for segment in segments:
+        ended_ns = segment["start_ns"] + segment["duration_ns"]
+        if segment["waste_ns"] > 0 and (left_ns is None or ended_ns <= left_ns):
+            evicted = segment["waste"] == Waste.RECOMPUTED_EVICTION
+            tokens = min(segment["tokens"], attempt["evicted_tokens"] if evicted else reached - segment["context"])
+            yield Part(attempt, segment["waste"], segment["waste_ns"], tokens, segment["culprit"])
+        if segment["phase"] in {Phase.PREFILL, Phase.DECODE}:
+            reached = max(reached, segment["context"] + segment["tokens"])
 
 
 def _left_behind(attempt: dict[str, Any], segments: list[dict[str, Any]], steps: Steps) -> Iterator[Part]:
     """What was made after the client left, and what was made before but never read."""
     left_ns, after, after_tokens = attempt["left_ns"], 0.0, 0
     unread: list[float] = []  # what each token cost that was made before the client left, in order
-    for segment in segments:
+    ends_prompt = [follower["phase"] == Phase.DECODE for _, follower in pairwise(segments)] + [False]
+    for segment, makes_token in zip(segments, ends_prompt, strict=True):
         rows = steps.rows(segment["step_first"], segment["step_last"])
         cost, end = _cost_by_step(segment, steps), steps.end[rows]
         if not cost.size:
@@ -128,7 +132,7 @@ def _left_behind(attempt: dict[str, Any], segments: list[dict[str, Any]], steps:
         if segment["phase"] == Phase.DECODE:
             after_tokens += int((end > left_ns).sum())
             unread += (cost * (1.0 - late))[end <= left_ns].tolist()
-        elif attempt["first_token_ns"] == end[-1] and end[-1] > left_ns:
+        elif makes_token and end[-1] > left_ns:
             after_tokens += 1
     if after:
         yield Part(attempt, Waste.AFTER_ABORT, round(after), after_tokens)

@@ -51,15 +51,13 @@ class Window:
 def _moment(text: str | None, default: int) -> int:
     if text is None:
         return default
-    if ago := _AGO.fullmatch(text):
-        at = datetime.now(timezone.utc) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    else:
-        try:
+    try:
+        if ago := _AGO.fullmatch(text):
+            at = datetime.now(timezone.utc) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        else:
             at = datetime.fromisoformat(text)
-        except ValueError:
-            raise WindowError(
-                f"{text!r} is no time: write an age such as 2h or 7d, or an ISO time such as 2026-11-21."
-            ) from None
+    except (ValueError, OverflowError):
+        raise WindowError(f"{text!r} is no time: write an age such as 2h or 7d, or an ISO time such as 2026-11-21.") from None
     if at.tzinfo is None:
         at = at.replace(tzinfo=timezone.utc)
     return int(at.timestamp() * 1_000_000) * 1000

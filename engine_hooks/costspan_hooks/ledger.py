@@ -201,7 +201,10 @@ class StepLedger:
         """The engine's life ends: what passed since its last turn was the host's. One that never got ready has no books."""
         if not self._booked_ns:
             return
-        self._sink(StepRecord(step=self._last_step, start_ns=at_ns, host_gap_ns=at_ns - self._booked_ns))
+        gap = at_ns - self._booked_ns
+        self._sink(
+            StepRecord(step=self._last_step, start_ns=at_ns, host_gap_ns=gap, cold_start_ns=self._cold_start_ns)
+        )
         self._booked_ns = at_ns
 
     # --- steps -----------------------------------------------------------------------------------------------------

@@ -37,8 +37,18 @@ def exactly(text: str) -> re.Pattern[str]:
     return re.compile(f"^{re.escape(text)}$")
 
 
+def open_list(page: Page, label: str) -> None:
+    """Open a list of choices; one that closes again, because the page still scrolled or was drawn anew, is opened again."""
+    for _ in range(20):
+        page.get_by_role("combobox", name=label).press("ArrowDown")
+        page.wait_for_timeout(250)
+        if page.get_by_role("option").count():
+            return
+    pytest.fail(f"the list of {label} does not open")
+
+
 def choose(page: Page, label: str, option: str) -> None:
-    page.get_by_role("combobox", name=label).click()
+    open_list(page, label)
     page.get_by_role("option", name=option, exact=True).click()
 
 
@@ -94,7 +104,7 @@ def test_a_chosen_request_is_explained(page: Page, address: str) -> None:
         .last
     )
     expect(explained).to_contain_text("decode")
-    page.get_by_role("combobox", name="Request").click()
+    open_list(page, "Request")
     option = page.get_by_role("option").nth(1)
     label = option.inner_text()
     option.click()
