@@ -36,12 +36,14 @@ class Audit:
     @classmethod
     def load(cls, store: Store, timeline: Timeline, book: Book) -> Audit:
         """Check everything in the store's window."""
-        deliveries = store.frame("deliveries")
+        before = store.frame("deliveries")
+        spans, rows = store.frame("stored_spans"), store.frame("stored_rows")
+        claims = _claims(before, store.frame("deliveries"))
         return cls(
             _time(timeline),
-            _money(book, int(store.frame("engine_time")["impossible"].sum())),
-            _spans(deliveries, store.frame("stored_spans")),
-            _rows(deliveries, store.frame("stored_rows")),
+            _money(book, int(store.frame("engine_time", changes=[])["impossible"].sum())),
+            _spans(claims, spans),
+            ledger_rows(claims, rows),
             _cancellation(timeline),
         )
 
@@ -67,12 +69,14 @@ def _time(timeline: Timeline) -> dict[str, Any]:
     shares = unaccounted_share(requests)
     negative = sum(int((requests[phase] < 0).sum()) for phase in PHASES if phase != Phase.UNACCOUNTED)
     p99 = float(shares.quantile(0.99, "higher") or 0.0) if requests.height else None
+    window = timeline.window
+    ended = timeline.attempts.filter(pl.col("removed_ns").is_between(window.since, window.until, closed="left"))
     aborted = requests.filter(pl.col("outcome").is_in([outcome.value for outcome in ABORTED]))
     return {
         "requests": requests.height,
         "aborted": aborted.height,
-        "without_engine": requests.height - timeline.joined["call_id"].n_unique(),
-        "without_client": timeline.attempts.height - timeline.joined.height,
+        "without_engine": requests.join(timeline.joined, left_on="span_id", right_on="call_id", how="anti").height,
+        "without_client": ended.join(timeline.joined, on=["engine", "request_id"], how="anti").height,
         "unaccounted_share_p50": float(shares.median() or 0.0) if requests.height else None,  # type: ignore[arg-type]
         "unaccounted_share_p99": p99,
         "unaccounted_share_max": float(shares.max() or 0.0) if requests.height else None,  # type: ignore[arg-type]
@@ -112,9 +116,21 @@ def dollars(amount: Decimal) -> float:
     return float(amount.quantize(MICRODOLLAR))
 
 
-def _spans(deliveries: pl.DataFrame, stored: pl.DataFrame) -> dict[str, Any]:
+def _claims(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+    """What each sender said it had sent, read before and after the rows were counted (``sent`` and ``later``)."""
+    later = after.rename({"sent": "later"})
+    return before.join(later, on=["client", "stream"], how="right").with_columns(pl.col("sent").fill_null(0))
+
+
+def _settled() -> pl.Expr:
+    """What was sent, leaving out what arrived while the rows were counted: neither lost nor twice."""
+    return pl.max_horizontal("sent", pl.min_horizontal("stored", "later"))
+
+
+def _spans(claims: pl.DataFrame, stored: pl.DataFrame) -> dict[str, Any]:
     """What numbered senders say they sent, beside what is in ``spans`` of theirs."""
-    senders = deliveries.filter(pl.col("stream") == "spans").join(stored, on="client", how="left").fill_null(0)
+    senders = claims.filter(pl.col("stream") == "spans").join(stored, on="client", how="left").fill_null(0)
+    senders = senders.with_columns(sent=_settled())
     sent, kept, distinct = (int(senders[name].sum()) for name in ("sent", "stored", "distinct"))
     return {
         "sent": sent,
@@ -126,10 +142,10 @@ def _spans(deliveries: pl.DataFrame, stored: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _rows(deliveries: pl.DataFrame, stored: pl.DataFrame) -> list[dict[str, Any]]:
+def ledger_rows(claims: pl.DataFrame, stored: pl.DataFrame) -> list[dict[str, Any]]:
     """The same for the tables that engines fill, sender by sender: one's missing rows are not made up for by another's."""
-    ledger = deliveries.filter(pl.col("stream").is_in(LEDGER))
-    both = ledger.join(stored, on=["stream", "client"], how="left").fill_null(0)
+    ledger = claims.filter(pl.col("stream").is_in(LEDGER))
+    both = ledger.join(stored, on=["stream", "client"], how="left").fill_null(0).with_columns(sent=_settled())
     holds = (pl.col("sent") == pl.col("stored")).all()
     return both.group_by("stream").agg(pl.col("sent", "stored").sum(), holds=holds).sort("stream").to_dicts()
 

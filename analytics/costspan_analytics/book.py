@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from functools import cached_property
 
 import polars as pl
@@ -17,11 +17,15 @@ import polars as pl
 from costspan.semconv import SKU_GPU_HOUR, Waste
 from costspan_analytics.errors import AnalyticsError
 from costspan_analytics.parts import REQUEST, Part, load_parts
-from costspan_analytics.store import Store
+from costspan_analytics.store import Store, Window
 from costspan_analytics.timeline import Timeline
 
 NS_PER_HOUR = Decimal(3_600_000_000_000)
 SCALE = Decimal("1e-12")
+EXACT = Context(prec=76)
+"""Digits enough for the product of any two amounts that the store can hold."""
+LARGEST = Decimal(10) ** 15
+"""US dollars; one posting above it is no money but a mistake of whoever reported the quantity."""
 CURRENCY = "USD"
 UNPRICED = "unpriced"
 """The category of usage that the price book has no rate for: shown with its quantity, never as $0 of something."""
@@ -58,8 +62,20 @@ class Posting:
 
     @property
     def amount(self) -> Decimal:
-        """US dollars; zero while there is no price."""
-        return (self.quantity * self.price.rate).quantize(SCALE) if self.price else Decimal(0)
+        """US dollars; zero while there is no price.
+
+        Raises:
+            AnalyticsError: It is more than :data:`LARGEST`.
+        """
+        if self.price is None:
+            return Decimal(0)
+        amount = EXACT.multiply(self.quantity, self.price.rate)
+        if abs(amount) > LARGEST:
+            raise AnalyticsError(
+                f"{self.source_id} reports {self.quantity:.3g} of {self.sku}, which is {amount:.3g} {CURRENCY}: correct the "
+                "app, and leave that time out with --since or --until."
+            )
+        return amount.quantize(SCALE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +100,7 @@ class PriceBook:
     def __init__(self, rows: pl.DataFrame) -> None:
         self._prices: dict[str, list[Price]] = defaultdict(list)
         for row in rows.iter_rows(named=True):
-            if row["currency"] != CURRENCY:
-                raise AnalyticsError(
-                    f"The price of {row['sku']} is in {row['currency']}: enter it in {CURRENCY}, the ledger adds one currency."
-                )
+            _check_currency(f"The price of {row['sku']}", row["currency"])
             price = Price(row["sku"], row["unit"], Decimal(row["rate"]), row["from_ns"], row["source"], row["version"])
             self._prices[price.sku].append(price)
 
@@ -95,6 +108,16 @@ class PriceBook:
         """What one of ``sku`` cost at a moment, or None where nobody said."""
         in_force = [price for price in self._prices.get(sku, []) if price.from_ns <= at_ns]
         return in_force[-1] if in_force else None
+
+    @property
+    def changes(self) -> list[int]:
+        """The moments at which a price begins to hold."""
+        return sorted({price.from_ns for prices in self._prices.values() for price in prices})
+
+
+def _check_currency(what: str, currency: str) -> None:
+    if currency != CURRENCY:
+        raise AnalyticsError(f"{what} is in {currency}: enter it in {CURRENCY}, the ledger adds one currency.")
 
 
 @dataclass(frozen=True)
@@ -109,7 +132,7 @@ class Book:
         """Post everything in the store's window."""
         prices = PriceBook(store.frame("prices"))
         postings = [*_requests(load_parts(store, timeline), prices), *_engines(store, prices), *_usages(store, prices)]
-        return cls(postings, {**_device_bill(store, prices), **_invoices(store)})
+        return cls(postings, _bill(store, prices))
 
     @cached_property
     def lines(self) -> list[BillLine]:
@@ -140,7 +163,7 @@ class Book:
         return pl.DataFrame(
             {name: [getattr(posting, name) for posting in self.postings] for name in columns}
             | {
-                "quantity": [posting.quantity.quantize(SCALE) for posting in self.postings],
+                "quantity": [posting.quantity.quantize(SCALE, context=EXACT) for posting in self.postings],
                 "amount": [posting.amount for posting in self.postings],
             },
             schema_overrides={
@@ -170,7 +193,7 @@ def _requests(parts: Iterable[Part], prices: PriceBook) -> Iterator[Posting]:
 
 
 def _engines(store: Store, prices: PriceBook) -> Iterator[Posting]:
-    for row in store.frame("engine_time").iter_rows(named=True):
+    for row in store.frame("engine_time", changes=prices.changes).iter_rows(named=True):
         for category in (Waste.IDLE, Waste.HOST_GAP, Waste.COLD_START):
             yield _device_time(
                 prices, row["device_kind"], row["at_ns"], row[category.value], category=category, source_id=row["engine"]
@@ -223,27 +246,35 @@ def device_hours(heartbeats: pl.DataFrame) -> Iterator[tuple[str, int, Decimal]]
         yield f"{SKU_GPU_HOUR}.{row['device_kind']}", row["start_ns"], max(0, row["end_ns"] - start) / NS_PER_HOUR
 
 
-def _device_bill(store: Store, prices: PriceBook) -> dict[str, tuple[str, Decimal, Decimal]]:
-    """What the heartbeats' device hours cost."""
-    bill: dict[str, tuple[str, Decimal, Decimal]] = {}
+def _bill(store: Store, prices: PriceBook) -> dict[str, tuple[str, Decimal, Decimal]]:
+    """Device hours by heartbeat, and invoices; device hours that a vendor has invoiced are billed by the invoice alone."""
+    invoices = store.frame("invoices").to_dicts()
+    lines: list[tuple[str, str, Decimal, Decimal]] = []  # sku, where it comes from, quantity, amount
+    invoiced: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for row in invoices:
+        _check_currency(f"Invoice {row['invoice_id']} of {row['vendor']}", row["currency"])
+        invoiced[row["sku"]].append((row["start_ns"], row["end_ns"]))
+        share = _share_inside(row["start_ns"], row["end_ns"], store.window)
+        quantity, amount = Decimal(row["quantity"]) * share, Decimal(row["amount"]) * share
+        lines.append((row["sku"], f"invoice of {row['vendor']}", quantity, amount))
     for sku, at_ns, hours in device_hours(store.frame("heartbeats")):
-        price = prices.at(sku, at_ns)
-        _, quantity, amount = bill.get(sku, ("", Decimal(0), Decimal(0)))
-        bill[sku] = ("heartbeat", quantity + hours, amount + hours * (price.rate if price else 0))
-    return bill
+        if not any(start <= at_ns < end for start, end in invoiced[sku]):
+            price = prices.at(sku, at_ns)
+            lines.append((sku, "heartbeat", hours, hours * (price.rate if price else 0)))
+    return _by_sku(lines)
 
 
-def _invoices(store: Store) -> dict[str, tuple[str, Decimal, Decimal]]:
-    """Vendors' invoices; one that reaches beyond the window counts by its share of time inside."""
+def _share_inside(start_ns: int, end_ns: int, window: Window) -> Decimal:
+    """How much of an invoice's period lies in the window; one without a length is due at once."""
+    if end_ns <= start_ns:
+        return Decimal(1)
+    return Decimal(min(end_ns, window.until) - max(start_ns, window.since)) / (end_ns - start_ns)
+
+
+def _by_sku(lines: Iterable[tuple[str, str, Decimal, Decimal]]) -> dict[str, tuple[str, Decimal, Decimal]]:
     bill: dict[str, tuple[str, Decimal, Decimal]] = {}
-    window = store.window
-    for row in store.frame("invoices").iter_rows(named=True):
-        inside = min(row["end_ns"], window.until) - max(row["start_ns"], window.since)
-        share = Decimal(inside) / Decimal(max(1, row["end_ns"] - row["start_ns"]))
-        _, quantity, amount = bill.get(row["sku"], ("", Decimal(0), Decimal(0)))
-        bill[row["sku"]] = (
-            f"invoice of {row['vendor']}",
-            quantity + Decimal(row["quantity"]) * share,
-            amount + Decimal(row["amount"]) * share,
-        )
+    for sku, source, quantity, amount in lines:
+        sources, so_far, sum_so_far = bill.get(sku, ("", Decimal(0), Decimal(0)))
+        named = sources if source in sources.split(", ") else ", ".join(filter(None, (sources, source)))
+        bill[sku] = (named, so_far + quantity, sum_so_far + amount)
     return bill

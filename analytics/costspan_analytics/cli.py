@@ -14,6 +14,7 @@ from rich.console import RenderableType
 from costspan_analytics import render
 from costspan_analytics.audit import Audit
 from costspan_analytics.book import Book
+from costspan_analytics.errors import NotFoundError
 from costspan_analytics.explain import SLOWEST, Explanation
 from costspan_analytics.report import Weekly, publish, weekly_window
 from costspan_analytics.store import Store, Window
@@ -40,6 +41,20 @@ def open_store(options: argparse.Namespace) -> Store:
     return Store(options.store, options.project, Window.parse(options.since, options.until))
 
 
+def _known_store(options: argparse.Namespace) -> Store:
+    """The same, if it has anything of the project.
+
+    Raises:
+        NotFoundError: It has not.
+    """
+    store = open_store(options)
+    known = store.frame("projects")["project"].to_list()
+    if store.project not in known:
+        has = f"it has {', '.join(known)}: name one with --project" if known else "it is empty: send something first"
+        raise NotFoundError(f"Nothing of project {store.project!r} is in this store; {has}.")
+    return store
+
+
 def _print(options: argparse.Namespace, answer: dict[str, Any], draw: Callable[[], RenderableType]) -> None:
     if options.json:
         print(json.dumps(answer, indent=2))
@@ -50,7 +65,7 @@ def _print(options: argparse.Namespace, answer: dict[str, Any], draw: Callable[[
 def audit(argv: list[str]) -> int:
     """Check both laws: phases add up to wall time, postings to the bill."""
     options = parser("audit", "Check both laws. Exit status 1 where one is broken.").parse_args(argv)
-    store = open_store(options)
+    store = _known_store(options)
     timeline = Timeline.load(store)
     found = Audit.load(store, timeline, Book.load(store, timeline))
     _print(options, found.as_dict(), lambda: render.audit_tables(found.as_dict()))
@@ -62,7 +77,7 @@ def tail(argv: list[str]) -> int:
     made = parser("tail", "Where slow requests spend their time, and who delayed them.")
     made.add_argument("--level", type=_share, default=0.95, help="the quantile that the tail begins at (0.95)")
     options = made.parse_args(argv)
-    store = open_store(options)
+    store = _known_store(options)
     found = tail_summary(Tail.load(store, Timeline.load(store), options.level))
     _print(options, found, lambda: render.tail_tables(found))
     return 0
@@ -73,7 +88,7 @@ def explain(argv: list[str]) -> int:
     made = parser("explain", "One request: its phases, who delayed it, what it cost.")
     made.add_argument("id", help=f"a span, trace or engine request id, the beginning of one, or `{SLOWEST}`")
     options = made.parse_args(argv)
-    store = open_store(options)
+    store = _known_store(options)
     timeline = Timeline.load(store)
     found = Explanation.load(store, timeline, Book.load(store, timeline), options.id)
     _print(options, found.as_dict(), lambda: render.explain_tables(found))
@@ -85,7 +100,7 @@ def cost(argv: list[str]) -> int:
     made = parser("cost", "What was spent.")
     made.add_argument("--by", choices=DIMENSIONS, default=DIMENSIONS[0])
     options = made.parse_args(argv)
-    store = open_store(options)
+    store = _known_store(options)
     found = cost_summary(Book.load(store, Timeline.load(store)), options.by)
     _print(options, found, lambda: render.cost_table(found))
     return 0
@@ -94,7 +109,7 @@ def cost(argv: list[str]) -> int:
 def waste(argv: list[str]) -> int:
     """Money that no user got anything for."""
     options = parser("waste", "Money that no user got anything for.").parse_args(argv)
-    store = open_store(options)
+    store = _known_store(options)
     found = waste_summary(Book.load(store, Timeline.load(store)))
     _print(options, found, lambda: render.waste_table(found))
     return 0
@@ -103,7 +118,7 @@ def waste(argv: list[str]) -> int:
 def units(argv: list[str]) -> int:
     """What one outcome cost, with everything that went into it."""
     options = parser("units", "What one outcome cost, with everything that went into it.").parse_args(argv)
-    store = open_store(options)
+    store = _known_store(options)
     found = units_summary(store, Book.load(store, Timeline.load(store)))
     _print(options, found, lambda: render.units_table(found))
     return 0

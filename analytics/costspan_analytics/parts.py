@@ -7,7 +7,7 @@ the client left, made before but never read, all for nothing (abandoned, retried
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,7 @@ import polars as pl
 
 from costspan.semconv import Phase, Waste
 from costspan_analytics.steps import Floats, Steps
-from costspan_analytics.store import Store
+from costspan_analytics.store import Store, Window
 from costspan_analytics.timeline import Timeline
 
 REQUEST = "request"
@@ -43,29 +43,52 @@ class Part:
 
 
 def load_parts(store: Store, timeline: Timeline) -> list[Part]:
-    """The parts of every engine request in the window; their ``cost_ns`` add up to the requests'."""
+    """The parts of every engine request in the window; their ``cost_ns`` add up to the requests'.
+
+    Of a request that crosses the window's edge, the share of its computing that lies inside is taken.
+    """
     joined = _with_fate(timeline)
     segments = timeline.segments.partition_by("engine", "request_id", as_dict=True)
     steps = {engine: _steps_of_aborted(store, engine, joined, timeline.segments) for engine in joined["engine"].unique()}
     parts: list[Part] = []
     for attempt in joined.iter_rows(named=True):
-        own = segments.get((attempt["engine"], attempt["request_id"]))
-        parts += split(attempt, own.to_dicts() if own is not None else [], steps[attempt["engine"]])
+        frame = segments.get((attempt["engine"], attempt["request_id"]))
+        own = frame.to_dicts() if frame is not None else []
+        inside = _inside(own, store.window)
+        if inside > 0:
+            found = split(attempt, own, steps[attempt["engine"]])
+            parts += found if inside == 1 else [replace(part, cost_ns=round(inside * part.cost_ns)) for part in found]
     return parts
+
+
+def _inside(segments: list[dict[str, Any]], window: Window) -> float:
+    """Which share of a request's cost falls into a window, each segment's spread evenly over its time."""
+    if not segments:
+        return 1.0
+    if window.since <= segments[0]["start_ns"] and segments[-1]["start_ns"] + segments[-1]["duration_ns"] <= window.until:
+        return 1.0
+    total, inside = 0.0, 0.0
+    for segment in segments:
+        start, length = segment["start_ns"], max(1, segment["duration_ns"])
+        overlap = min(start + length, window.until) - max(start, window.since)
+        total += segment["cost_ns"]
+        inside += segment["cost_ns"] * max(0, overlap) / length
+    return inside / total if total else 0.0
 
 
 def _with_fate(timeline: Timeline) -> pl.DataFrame:
     """Attempts with what became of their calls: when the client left, what it read, whether another attempt replaced it."""
     views = timeline.joined.select(
-        "engine", "request_id", "operation", "invalid", "call_abort_ns", "call_attempt", "read_tokens", "offset_ns"
+        "engine", "request_id", "operation", "invalid", "call_abort_ns", "call_attempt", "read_tokens", "offset_ns", "final"
     )
+    final = pl.col("final").fill_null(value=True)  # of its call, where there is one
     last = timeline.calls.filter(pl.col("operation") != "").group_by("operation").agg(last_attempt=pl.col("attempt").max())
     return (
         timeline.attempts.join(views, on=["engine", "request_id"], how="left")
         .join(last, on="operation", how="left")
         .with_columns(
-            replaced=(pl.col("call_attempt") < pl.col("last_attempt")).fill_null(value=False),
-            left_ns=pl.when(pl.col("call_abort_ns") > 0).then(pl.col("call_abort_ns") + pl.col("offset_ns")),
+            replaced=(pl.col("call_attempt") < pl.col("last_attempt")).fill_null(value=False) | ~final,
+            left_ns=pl.when((pl.col("call_abort_ns") > 0) & final).then(pl.col("call_abort_ns") + pl.col("offset_ns")),
         )
     )
 
@@ -121,8 +144,7 @@ def _left_behind(attempt: dict[str, Any], segments: list[dict[str, Any]], steps:
     """What was made after the client left, and what was made before but never read."""
     left_ns, after, after_tokens = attempt["left_ns"], 0.0, 0
     unread: list[float] = []  # what each token cost that was made before the client left, in order
-    ends_prompt = [follower["phase"] == Phase.DECODE for _, follower in pairwise(segments)] + [False]
-    for segment, makes_token in zip(segments, ends_prompt, strict=True):
+    for segment, follower in pairwise([*segments, {"phase": ""}]):
         rows = steps.rows(segment["step_first"], segment["step_last"])
         cost, end = _cost_by_step(segment, steps), steps.end[rows]
         if not cost.size:
@@ -132,7 +154,7 @@ def _left_behind(attempt: dict[str, Any], segments: list[dict[str, Any]], steps:
         if segment["phase"] == Phase.DECODE:
             after_tokens += int((end > left_ns).sum())
             unread += (cost * (1.0 - late))[end <= left_ns].tolist()
-        elif makes_token and end[-1] > left_ns:
+        elif follower["phase"] == Phase.DECODE and end[-1] > left_ns:  # the prompt was whole, and made a token
             after_tokens += 1
     if after:
         yield Part(attempt, Waste.AFTER_ABORT, round(after), after_tokens)

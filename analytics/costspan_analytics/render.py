@@ -16,6 +16,7 @@ WATERFALL = 36
 WIDTH_OF_A_FILE = 120
 LONGEST_NAME = 40
 SHOWN_BLAME = 8
+SHOWN_SLOWEST = 5
 
 
 def table(title: str, *columns: str, right: int = 1) -> Table:
@@ -45,7 +46,8 @@ def usd(amount: float | None) -> str:
     """US dollars, to the millionth where they are small."""
     if amount is None:
         return "–"
-    return f"${amount:,.2f}" if abs(amount) >= 100 else f"${amount:,.6f}"
+    sign = "-" if amount < 0 else ""
+    return f"{sign}${abs(amount):,.2f}" if abs(amount) >= 100 else f"{sign}${abs(amount):,.6f}"
 
 
 def percent(share: float | None) -> str:
@@ -89,7 +91,10 @@ def audit_tables(audit: dict[str, Any]) -> RenderableType:
     for line in money["lines"]:
         amounts = (line["bill_usd"], line["posted_usd"], line["unexplained_usd"])
         add(lines, line["sku"], line["source"], *(usd(amount) for amount in amounts))
-    troubles = [
+    troubles = []
+    if time["without_client"]:
+        troubles.append(f"{time['without_client']} engine requests were measured by no client: their callers have no SDK.")
+    troubles += [
         f"Some {sku} was used at a time that has no price: enter one with `costspan prices {sku} RATE --from TIME`."
         for sku in money["unpriced"]
     ]
@@ -117,7 +122,10 @@ def tail_tables(tail: dict[str, Any]) -> RenderableType:
     for row in tail["blame"][:SHOWN_BLAME]:
         culprit = "its own traffic" if row["culprit"] == row["tenant"] else row["culprit"]
         add(delays, row["tenant"], culprit, row["mechanism"], f"{row['ms']:,.0f}")
-    return Group(phases, delays, estimated(tail["model_error"]))
+    slowest = table("The slowest, for `costspan explain`", "id", "tenant", "outcome", "ms", right=3)
+    for row in tail["slowest"][:SHOWN_SLOWEST]:
+        add(slowest, row["span_id"], row["tenant"], row["outcome"], f"{row['ms']:,.0f}")
+    return Group(phases, delays, estimated(tail["model_error"]), slowest)
 
 
 def estimated(model_error: dict[str, float]) -> Text:
@@ -136,7 +144,7 @@ def cost_table(cost: dict[str, Any]) -> RenderableType:
     for row in cost["rows"]:
         add(made, row[cost["by"]], usd(row["usd"]), usd(row["waste_usd"]), f"{row['postings']:,}")
     made.add_section()
-    add(made, "posted", usd(cost["posted_usd"]), usd(sum(row["waste_usd"] for row in cost["rows"])), "")
+    add(made, "posted", usd(cost["posted_usd"]), usd(cost["waste_usd"]), "")
     return made
 
 

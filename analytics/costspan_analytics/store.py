@@ -16,6 +16,7 @@ import polars as pl
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
+from costspan.clock import now_ns
 from costspan_analytics.errors import StoreError, WindowError
 
 # What the driver has to say comes with its exception; it need not be on the terminal twice.
@@ -37,12 +38,12 @@ class Window:
 
     @classmethod
     def parse(cls, since: str | None, until: str | None) -> Window:
-        """A window from what a person types: ``2h``, ``7d`` (ago), or an ISO time (UTC unless it says otherwise).
+        """A window up to now from what a person types: ``2h``, ``7d`` (ago), or an ISO time (UTC unless it says otherwise).
 
         Raises:
             WindowError: One of them is neither, or they are in the wrong order.
         """
-        window = cls(_moment(since, ALWAYS), _moment(until, FOREVER))
+        window = cls(_moment(since, ALWAYS), _moment(until, now_ns()))
         if window.since >= window.until:
             raise WindowError(f"--since {since} is not before --until {until}: swap them.")
         return window

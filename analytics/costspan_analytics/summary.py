@@ -34,6 +34,7 @@ def cost_summary(book: Book, by: str = "tenant") -> dict[str, Any]:
     return {
         "by": by,
         "posted_usd": dollars(book.posted),
+        "waste_usd": dollars(total(rows["waste"])),
         "bill_usd": dollars(book.bill),
         "rows": [
             {

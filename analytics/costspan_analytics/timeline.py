@@ -6,13 +6,13 @@ and what the client did not wait for (after it left) is cut off. What no interva
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import polars as pl
 
 from costspan.semconv import Phase
-from costspan_analytics.store import Store
+from costspan_analytics.store import Store, Window
 
 PHASES = [phase.value for phase in Phase]
 
@@ -22,23 +22,29 @@ class Timeline:
     """The calls of a window, laid over the engine requests that answered them.
 
     Attributes:
-        calls: Rows of ``queries/calls.sql``.
+        calls: Rows of ``queries/calls.sql``: those of the window, and some on either side.
         attempts: Rows of ``queries/attempts.sql``.
         segments: Rows of ``queries/segments.sql``.
+        window: A call is in it when it began in it, an engine request when it ended in it.
     """
 
     calls: pl.DataFrame
     attempts: pl.DataFrame
     segments: pl.DataFrame
+    window: Window = field(default_factory=Window)
 
     @classmethod
     def load(cls, store: Store) -> Timeline:
         """Everything in the store's window."""
-        return cls(store.frame("calls"), store.frame("attempts"), store.frame("segments"))
+        return cls(store.frame("calls"), store.frame("attempts"), store.frame("segments"), store.window)
 
     @cached_property
     def joined(self) -> pl.DataFrame:
-        """Engine requests that have a client's view, with ``offset_ns``: the engine's clock less the client's."""
+        """Engine requests that have a client's view.
+
+        With ``offset_ns``, the engine's clock less the client's, and whether it is the ``final`` one of its call: an HTTP
+        client that tries again by itself makes several, and its stamps are those of the last.
+        """
         calls = self.calls.select(
             pl.col("span_id").alias("call_id"),
             "client",
@@ -46,6 +52,7 @@ class Timeline:
             "invalid",
             "call_start_ns",
             "call_sent_ns",
+            "call_first_ns",
             "call_last_ns",
             "call_end_ns",
             "call_abort_ns",
@@ -54,7 +61,9 @@ class Timeline:
             pl.col("delivered_tokens").alias("read_tokens"),
         )
         joined = self.attempts.join(calls, left_on="parent_span_id", right_on="call_id", how="inner", coalesce=False)
-        return joined.join(clock_offsets(joined), on=["client", "engine"], how="left")
+        joined = joined.with_columns(final=pl.col("received_ns") == pl.col("received_ns").max().over("call_id"))
+        aligned = joined.join(clock_offsets(joined.filter("final")), on=["client", "engine"], how="left")
+        return aligned.with_columns(pl.col("offset_ns").fill_null(0))
 
     @cached_property
     def intervals(self) -> pl.DataFrame:
@@ -77,25 +86,28 @@ class Timeline:
         return _named(pl.concat([before, after]), Phase.CLIENT_OVERHEAD)
 
     def _network_intervals(self) -> pl.DataFrame:
-        out = self.joined.select(
+        final = self.joined.filter("final")
+        out = final.select(
             call_id="call_id",
             start_ns=pl.when(pl.col("call_sent_ns") > 0).then("call_sent_ns").otherwise("call_start_ns"),
             end_ns=pl.col("received_ns") - pl.col("offset_ns"),
         )
-        answered = self.joined.filter((pl.col("call_last_ns") > 0) & (pl.col("call_abort_ns") == 0))
-        back = answered.select(call_id="call_id", start_ns=pl.col("sent_ns") - pl.col("offset_ns"), end_ns="call_last_ns")
+        # An answer that was whole before its client left is on its way until then.
+        read = pl.when(pl.col("call_abort_ns") > 0).then("call_abort_ns").otherwise("call_last_ns")
+        whole = final.filter((pl.col("disconnect_ns") == 0) & (read > 0))
+        back = whole.select(call_id="call_id", start_ns=pl.col("sent_ns") - pl.col("offset_ns"), end_ns=read)
         return _named(pl.concat([out, back]), Phase.NETWORK)
 
     def _engine_intervals(self) -> pl.DataFrame:
-        moved = self.segments.join(
-            self.joined.select("engine", "request_id", "call_id", "offset_ns"), on=["engine", "request_id"]
-        )
+        final = self.joined.filter("final").select("engine", "request_id", "call_id", "offset_ns")
+        moved = self.segments.join(final, on=["engine", "request_id"])
         start = pl.col("start_ns") - pl.col("offset_ns")
         return moved.select("call_id", "phase", start_ns=start, end_ns=start + pl.col("duration_ns"))
 
     @cached_property
     def requests(self) -> pl.DataFrame:
-        """One row a call: who, outcome, ``wall_ns``, and nanoseconds in each phase (columns named after the phases)."""
+        """One row a call of the window: who, outcome, ``wall_ns``, and nanoseconds in each phase (named after the phases)."""
+        calls = self.calls.filter(pl.col("call_start_ns").is_between(self.window.since, self.window.until, closed="left"))
         spent = (
             self.intervals.with_columns(ns=pl.col("end_ns") - pl.col("start_ns"))
             .pivot("phase", index="call_id", values="ns", aggregate_function="sum")
@@ -103,7 +115,7 @@ class Timeline:
         )
         named = [name for name in PHASES if name != Phase.UNACCOUNTED]
         missing = [pl.lit(0, pl.Int64).alias(name) for name in named if name not in spent.columns]
-        requests = self.calls.with_columns(wall_ns=left_at() - pl.col("call_start_ns")).join(
+        requests = calls.with_columns(wall_ns=left_at() - pl.col("call_start_ns")).join(
             spent.with_columns(missing), on="span_id", how="left"
         )
         return requests.with_columns(pl.col(named).fill_null(0)).with_columns(
@@ -119,8 +131,9 @@ def left_at() -> pl.Expr:
 def clock_offsets(joined: pl.DataFrame) -> pl.DataFrame:
     """How far each engine's clock is ahead of each client's: the smallest correction under which no effect precedes its cause.
 
-    A request is received after it was sent, and read after it was written; so an offset lies between the largest
-    ``written - read`` and the smallest ``received - sent`` of the pair (the bounds of Cristian's algorithm, 1989).
+    A request is received after it was sent, an answer read after it was written, and its first token after it was made; so
+    an offset lies between the largest ``written - read`` and the smallest ``received - sent`` of the pair (the bounds of
+    Cristian's algorithm, 1989).
 
     Returns:
         Columns ``client``, ``engine``, ``offset_ns``.
@@ -128,7 +141,9 @@ def clock_offsets(joined: pl.DataFrame) -> pl.DataFrame:
     received = pl.col("received_ns") - pl.max_horizontal("call_sent_ns", "call_start_ns")
     answered = (pl.col("call_last_ns") > 0) & (pl.col("call_abort_ns") == 0)
     written = pl.when(answered).then(pl.col("sent_ns") - pl.col("call_last_ns"))
-    bounds = joined.group_by("client", "engine").agg(high=received.min(), low=written.max())
+    began = (pl.col("first_token_ns") > 0) & (pl.col("call_first_ns") > 0)
+    made = pl.when(began).then(pl.col("first_token_ns") - pl.col("call_first_ns"))
+    bounds = joined.group_by("client", "engine").agg(high=received.min(), low=pl.max_horizontal(written.max(), made.max()))
     low = pl.col("low").fill_null(pl.min_horizontal(pl.lit(0), pl.col("high")))
     nearest = pl.max_horizontal(pl.min_horizontal(pl.lit(0), "high"), low)
     torn = low > pl.col("high")

@@ -95,7 +95,7 @@ def money(overview: Overview) -> None:
         ]
         wasted = sum(row["waste_usd"] for row in cost["rows"])
         total = Row(("posted", usd(cost["posted_usd"]), usd(wasted), percent(_share(wasted, cost["posted_usd"]))), "total")
-        st.html(block(table(("tenant", "cost", "of it waste", "share"), [*rows, total], {1, 2, 3})))
+        st.html(block(table(("tenant", "cost", "of it waste", "waste share"), [*rows, total], {1, 2, 3})))
     with right:
         st.html(block(title("Waste", "Money that no user got anything for.") + _waste(overview.waste)))
         st.html(block(title("The bill, line by line") + _bill(overview)))

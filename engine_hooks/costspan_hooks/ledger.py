@@ -91,7 +91,7 @@ class Account:
     redo_waste: str = ""
     redo_culprit: str = ""
     redo_cost: float = 0.0
-    high_water: int = 0  # tokens that had keys and values when it was preempted
+    high_water: int = 0  # the most tokens that had keys and values when it was preempted
     cached_tokens: int = 0
     evicted_tokens: int = 0
     preemptions: int = 0
@@ -166,7 +166,7 @@ class StepLedger:
     def preempted(self, request_id: str, at_ns: int) -> None:
         """The request waits again; what it had must be computed again."""
         account = self._account(request_id)
-        account.high_water = self._in_cache(account)
+        account.high_water = max(account.high_water, self._in_cache(account))
         self._leave_batch(account, at_ns)
         account.phase, account.since_ns = Phase.PREEMPTED, at_ns
         account.step_first = self._last_step + 1
@@ -202,9 +202,7 @@ class StepLedger:
         if not self._booked_ns:
             return
         gap = at_ns - self._booked_ns
-        self._sink(
-            StepRecord(step=self._last_step, start_ns=at_ns, host_gap_ns=gap, cold_start_ns=self._cold_start_ns)
-        )
+        self._sink(StepRecord(step=self._last_step, start_ns=at_ns, host_gap_ns=gap, cold_start_ns=self._cold_start_ns))
         self._booked_ns = at_ns
 
     # --- steps -----------------------------------------------------------------------------------------------------

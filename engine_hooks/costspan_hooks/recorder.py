@@ -6,6 +6,9 @@ import logging
 import threading
 import uuid
 from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -32,6 +35,7 @@ LAST_WORDS_S = 30.0
 
 _Record = AttemptRecord | StepRecord | EvictionRecord | SampleRecord
 _Closing = tuple[str, int, int]  # request_id, sent_ns, delivered_tokens
+_T = TypeVar("_T")
 _TABLES = {AttemptRecord: "attempts", StepRecord: "steps", EvictionRecord: "evictions", SampleRecord: "gpu_samples"}
 
 
@@ -133,14 +137,11 @@ class Recorder:
             batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
             self._ship_attempts(self._join(batch))
             steps = [record for record in batch if isinstance(record, StepRecord)]
+            self._send("steps", partial(wire.steps, self._origin), steps)
             evictions = [record for record in batch if isinstance(record, EvictionRecord)]
+            self._send("evictions", partial(wire.evictions, self._origin), evictions)
             samples = [record for record in batch if isinstance(record, SampleRecord)]
-            if steps:
-                self._send("steps", wire.steps(self._origin, steps))
-            if evictions:
-                self._send("evictions", wire.evictions(self._origin, evictions))
-            if samples:
-                self._send("gpu_samples", wire.gpu_samples(self._origin.project, samples))
+            self._send("gpu_samples", partial(wire.gpu_samples, self._origin.project), samples)
 
     def _join(self, batch: list[_Record | _Closing]) -> list[wire.Delivered]:
         """Attempts of which both ends are now known: the engine's and the server's, in whichever order they came."""
@@ -159,6 +160,8 @@ class Recorder:
                 removed = self._removed.pop(request_id, None)
                 if removed is None:
                     self._closed[request_id] = record
+                    if len(self._closed) > BACKLOG:  # closings whose attempts were lost; dictionaries keep their order
+                        del self._closed[next(iter(self._closed))]
                 else:
                     joined.append(self._emit(removed, sent_ns, tokens))
         return joined
@@ -167,17 +170,25 @@ class Recorder:
         return self._spans.emit(record, sent_ns, tokens)
 
     def _ship_attempts(self, rows: list[wire.Delivered]) -> None:
-        if rows:
-            self._send("attempts", wire.attempts(self._origin, rows))
+        self._send("attempts", partial(wire.attempts, self._origin), rows)
 
-    def _send(self, table: str, rows: pa.Table) -> None:
+    def _send(self, table: str, make: Callable[[list[_T]], pa.Table], records: list[_T]) -> None:
+        if not records:
+            return
         delivery = self._deliveries[table]
         lost = self._lost.pop(table, 0)
         if lost:
             delivery.lost(lost)
             _logger.error("lost %d rows of %s while the collector was away", lost, table)
+        try:
+            rows = make(records)
+        except Exception:
+            # An engine reported what no row can hold, a negative count say. The next batch must still go.
+            _logger.exception("lost %d rows of %s that cannot be written down", len(records), table)
+            delivery.lost(len(records))
+            return
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, rows.schema) as writer:
             writer.write_table(rows)
         body = sink.getvalue().to_pybytes()
-        delivery.send(f"/v1/ledger/{table}", body, "application/vnd.apache.arrow.stream", rows.num_rows)
+        delivery.send(f"/v1/ledger/{table}", body, "application/vnd.apache.arrow.stream", len(records))

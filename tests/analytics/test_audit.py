@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -12,17 +14,19 @@ from costspan.clock import now_ns
 from costspan.delivery import Delivery
 from costspan.semconv import Waste
 from costspan.tracing import make_provider
-from costspan_analytics.audit import Audit
+from costspan_analytics.audit import Audit, ledger_rows
 from costspan_analytics.book import Book
+from costspan_analytics.errors import AnalyticsError
 from costspan_analytics.parts import REQUEST, load_parts
 from costspan_analytics.store import Store
 from costspan_analytics.timeline import PHASES, Timeline
 from costspan_hooks import wire
-from costspan_hooks.records import StepRecord
+from costspan_hooks.records import SampleRecord, StepRecord
 from tests.analytics.conftest import Sample
 from tests.analytics.sample_store import fill, wait_stored
 
 MICRODOLLAR = Decimal("0.000001")
+NS = 1_000_000_000
 
 
 def audited(store: Store) -> Audit:
@@ -79,27 +83,7 @@ def test_the_money_law_breaks_when_device_time_has_no_ledger(sample: Sample) -> 
 def test_a_vendor_who_bills_more_than_was_used_is_seen(sample: Sample) -> None:
     truth = fill(sample.collector, project="padded", tickets=10)
     amount = Decimal("0.5")
-    decimal = pa.decimal128(38, 12)
-    invoice = pa.table(
-        {
-            **{
-                name: [value]
-                for name, value in {
-                    "project": "padded",
-                    "invoice_id": "late-1",
-                    "vendor": "Padding Ltd",
-                    "sku": "retrieval_queries",
-                    "start_ns": truth.since_ns,
-                    "end_ns": truth.until_ns,
-                    "currency": "USD",
-                    "source": "test",
-                }.items()
-            },
-            "quantity": pa.array([Decimal(1000)], decimal),
-            "amount": pa.array([amount], decimal),
-        }
-    )
-    send(sample, "padded", "invoices", invoice)
+    send(sample, "padded", "invoices", invoice("padded", "retrieval_queries", str(amount), (truth.since_ns, truth.until_ns)))
     money = audited(Store(sample.store, "padded")).money
     (line,) = (line for line in money["lines"] if line["sku"] == "retrieval_queries")
     assert line["unexplained_usd"] == pytest.approx(float(amount), abs=1e-6)
@@ -136,6 +120,87 @@ def test_a_request_that_stayed_after_its_disconnect_was_seen_is_named(sample: Sa
     found = Audit.load(store, Timeline(timeline.calls, stayed, timeline.segments), Book.load(store, timeline))
     assert not found.cancellation["holds"]
     assert len(found.cancellation["left_late"]) == found.cancellation["disconnects"] > 0
+
+
+def test_a_price_that_changes_within_the_hour_holds_for_idle_time_as_for_the_bill(sample: Sample) -> None:
+    hour, second, half = 3600 * NS, NS, 30 * 60 * NS
+    start = now_ns() // hour * hour - hour
+    idle = [StepRecord(step=-1, start_ns=start + at, idle_ns=second) for at in range(0, hour, second)]
+    beats = [SampleRecord("h", "0", "cpu", "e", row.start_ns, row.start_ns + second, None, None, None, None) for row in idle]
+    send(sample, "changes", "steps", wire.steps(wire.Origin("changes", "e", "cpu"), idle))
+    send(sample, "changes", "gpu_samples", wire.gpu_samples("changes", beats))
+    send(sample, "changes", "prices", prices("changes", (Decimal(4), 0), (Decimal(3), start + half)))
+    money = audited(Store(sample.store, "changes")).money
+    assert (money["bill_usd"], money["posted_usd"]) == (3.5, 3.5)
+
+
+def test_an_invoice_of_device_hours_takes_the_heartbeats_place_for_its_period(sample: Sample) -> None:
+    hour = 3600 * NS
+    start = now_ns() // hour * hour - 2 * hour
+    beats = [
+        SampleRecord("h", "0", "cpu", "e", start + at, start + at + NS, None, None, None, None) for at in range(0, 2 * hour, NS)
+    ]
+    send(sample, "leased", "gpu_samples", wire.gpu_samples("leased", beats))
+    send(sample, "leased", "prices", prices("leased", (Decimal(4), 0)))
+    bills = [invoice("leased", "gpu_hour.cpu", "10", (start, start + hour)), invoice("leased", "setup", "1", (start, start))]
+    send(sample, "leased", "invoices", pa.concat_tables(bills))
+    lines = {line["sku"]: (line["bill_usd"], line["source"]) for line in audited(Store(sample.store, "leased")).money["lines"]}
+    assert lines == {"gpu_hour.cpu": (14.0, "invoice of Vendor, heartbeat"), "setup": (1.0, "invoice of Vendor")}
+
+
+def test_an_invoice_in_another_currency_is_refused(sample: Sample) -> None:
+    send(sample, "abroad", "invoices", invoice("abroad", "reranks", "10", (0, NS), currency="EUR"))
+    with pytest.raises(AnalyticsError, match="Invoice reranks-1 of Vendor is in EUR: enter it in USD"):
+        audited(Store(sample.store, "abroad"))
+
+
+def test_rows_of_which_none_came_and_rows_of_another_sender_do_not_hide_what_is_missing() -> None:
+    count = dict.fromkeys(("sent", "later", "stored"), pl.UInt64)
+    sent = pl.DataFrame(
+        {"client": ["a", "a", "b"], "stream": ["evictions", "steps", "steps"], "sent": [3, 10, 10], "later": [3, 10, 10]},
+        schema_overrides=count,
+    )
+    stored = pl.DataFrame({"client": ["a", "b"], "stream": ["steps", "steps"], "stored": [9, 11]}, schema_overrides=count)
+    assert ledger_rows(sent, stored) == [
+        {"stream": "evictions", "sent": 3, "stored": 0, "holds": False},
+        {"stream": "steps", "sent": 20, "stored": 20, "holds": False},
+    ]
+
+
+def prices(project: str, *rates: tuple[Decimal, int]) -> pa.Table:
+    row: dict[str, Any] = {
+        "project": project,
+        "sku": "gpu_hour.cpu",
+        "unit": "hour",
+        "currency": "USD",
+        "source": "",
+        "version": "",
+    }
+    rows = [{**row, "rate": rate, "effective_from": datetime.fromtimestamp(at / NS, UTC)} for rate, at in rates]
+    return pl.DataFrame(rows, schema_overrides={"rate": _MONEY, "effective_from": pl.Datetime("ms", "UTC")}).to_arrow(
+        compat_level=pl.CompatLevel.oldest()
+    )
+
+
+def invoice(project: str, sku: str, amount: str, period: tuple[int, int], currency: str = "USD") -> pa.Table:
+    row: dict[str, Any] = {
+        "project": project,
+        "invoice_id": f"{sku}-1",
+        "vendor": "Vendor",
+        "sku": sku,
+        "start_ns": period[0],
+        "end_ns": period[1],
+        "quantity": Decimal(1),
+        "amount": Decimal(amount),
+        "currency": currency,
+        "source": "test",
+    }
+    return pl.DataFrame([row], schema_overrides={"quantity": _MONEY, "amount": _MONEY}).to_arrow(
+        compat_level=pl.CompatLevel.oldest()
+    )
+
+
+_MONEY = pl.Decimal(38, 12)
 
 
 def send(sample: Sample, project: str, table: str, rows: pa.Table) -> None:

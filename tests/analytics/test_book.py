@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costspan_analytics.book import Posting, Price, PriceBook, device_hours
+from costspan_analytics.book import Book, Posting, Price, PriceBook, device_hours
 from costspan_analytics.errors import AnalyticsError
 
 HOUR = 3_600_000_000_000
@@ -40,6 +40,17 @@ def test_usage_without_a_price_is_no_money() -> None:
     assert posting.amount == 0
     priced = Posting(0, "sku", "request", "", "", "", "", "", Decimal(3), Price("sku", "call", Decimal("0.1"), 0, "", ""))
     assert priced.amount == Decimal("0.3")
+
+
+def test_a_quantity_that_cannot_be_money_is_refused_with_its_source() -> None:
+    price = Price("pages", "page", Decimal("0.1"), 0, "", "")
+    usual = Posting(0, "pages", "request", "", "", "", "", "span-1", Decimal("12345678901234.123456789012"), price)
+    assert usual.amount == Decimal("1234567890123.412345678901")
+    absurd = Posting(0, "pages", "request", "", "", "", "", "span-1", Decimal(10) ** 26, price)
+    with pytest.raises(AnalyticsError, match=r"span-1 reports 1\.00e"):
+        _ = absurd.amount
+    unpriced = Posting(0, "pages", "unpriced", "", "", "", "", "span-1", Decimal(10) ** 25, None)
+    assert Book([unpriced], {}).frame["quantity"].item() == Decimal(10) ** 25
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 100)), min_size=1, max_size=20))

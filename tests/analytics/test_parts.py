@@ -111,6 +111,28 @@ def test_what_an_eviction_cost_is_named_with_its_culprit() -> None:
     ]
 
 
+def test_the_first_token_counts_as_made_after_the_client_left() -> None:
+    # The executor's own clock leaves out the host's part of a step, so the token came a little after the step's booked end.
+    made_ns = 10 * MS + 1_000
+    parts = told(split(attempt(LIFE, left_ns=2 * MS, read_tokens=0, first_token_ns=made_ns), LIFE, steps()))
+    assert parts[Waste.AFTER_ABORT] == (38 * MS, 31)
+
+
+def test_only_what_was_computed_before_was_computed_again() -> None:
+    # Preempted after 4 of 10 prompt tokens; the second time the whole prompt is computed, 4 of it again.
+    life = [
+        segment(Phase.PREFILL, 0, 3, context=0, tokens=4),
+        segment(Phase.PREFILL, 4, 9, context=0, tokens=10, waste="recomputed_preemption", waste_ns=2 * MS),
+        LIFE[1],
+    ]
+    parts = told(split(attempt(life), life, steps()))
+    assert parts == {Waste.RECOMPUTED_PREEMPTION: (2 * MS, 4), REQUEST: (38 * MS, 31)}
+
+
+def test_an_engine_request_without_phases_is_paid_for_all_the_same() -> None:
+    assert told(split(attempt([], cost_ns=7), [], steps())) == {REQUEST: (7, 31)}
+
+
 @given(
     left=st.none() | st.integers(-5 * MS, 45 * MS),
     read=st.integers(0, 31),

@@ -22,12 +22,21 @@ def shown(renderable: RenderableType, width: int = 80) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tenant_may_be_called_anything(name: str) -> None:
     row = {"tenant": name, "usd": 1234.5, "waste_usd": 0.25, "postings": 7}
-    text = shown(render.cost_table({"by": "tenant", "rows": [row], "posted_usd": 1234.5}))
+    text = shown(render.cost_table({"by": "tenant", "rows": [row], "posted_usd": 1234.5, "waste_usd": 0.25}))
     assert name[:30] in text
     assert "$1,234.50" in text
     assert "$0.250000" in text
     blame = [{"tenant": name, "culprit": "other", "mechanism": "queue", "ms": 1.0}]
-    tail = {"requests": 1, "tail_requests": 1, "level": 0.95, "quantiles": [], "phases": [], "blame": blame, "model_error": {}}
+    tail = {
+        "requests": 1,
+        "tail_requests": 1,
+        "level": 0.95,
+        "quantiles": [],
+        "phases": [],
+        "blame": blame,
+        "model_error": {},
+        "slowest": [],
+    }
     assert name[:30] in shown(render.tail_tables(tail))
 
 

@@ -31,6 +31,7 @@ def call(**changes: object) -> dict[str, object]:
         "delivered_tokens": 5,
         "call_start_ns": T0,
         "call_sent_ns": T0 + 1 * MS,
+        "call_first_ns": T0 + 53 * MS,
         "call_last_ns": T0 + 98 * MS,
         "call_end_ns": T0 + 100 * MS,
         "call_abort_ns": 0,
@@ -45,6 +46,7 @@ def attempt(offset: int = 0, **changes: object) -> dict[str, object]:
         "parent_span_id": "c1",
         "tenant": "acme",
         "received_ns": T0 + 3 * MS + offset,
+        "first_token_ns": T0 + 50 * MS + offset,
         "removed_ns": T0 + 94 * MS + offset,
         "sent_ns": T0 + 96 * MS + offset,
         "disconnect_ns": 0,
@@ -113,6 +115,36 @@ def test_what_came_after_the_client_left_is_not_its_time() -> None:
 def test_a_call_that_no_engine_saw_is_unaccounted_but_for_its_own_part() -> None:
     timeline = Timeline(pl.DataFrame([call()]), pl.DataFrame([attempt(parent_span_id="other")]), pl.DataFrame(segments()))
     assert milliseconds(timeline) == {"client_overhead": 3.0, "unaccounted": 97.0}
+
+
+def test_an_answer_that_was_whole_before_its_client_left_was_on_its_way() -> None:
+    spent = milliseconds(lay(call(call_abort_ns=T0 + 400 * MS, call_end_ns=T0 + 400 * MS), attempt(), segments()))
+    assert spent["network"] == 306.0
+    assert "unaccounted" not in spent
+
+
+def test_what_an_http_client_tried_again_by_itself_is_neither_counted_twice_nor_upsets_the_clocks() -> None:
+    # The engine saw two requests of one call, whose stamp of sending is that of the second.
+    calls = [call(span_id="c0"), call(call_start_ns=T0 - 3000 * MS)]
+    attempts = [
+        attempt(request_id="r0", parent_span_id="c0"),
+        attempt(request_id="failed", received_ns=T0 - 2990 * MS, sent_ns=T0 - 1000 * MS),
+        attempt(),
+    ]
+    spans = [{**row, "request_id": name} for name in ("r0", "r1") for row in segments()]
+    failed = {**segments()[0], "request_id": "failed", "start_ns": T0 - 2990 * MS, "duration_ns": 1990 * MS}
+    timeline = Timeline(pl.DataFrame(calls), pl.DataFrame(attempts), pl.DataFrame([*spans, failed]))
+    assert timeline.joined["offset_ns"].to_list() == [0, 0, 0]
+    alone, retried = timeline.requests.sort("span_id").select(PHASES).to_dicts()
+    assert retried == {**alone, "client_overhead": alone["client_overhead"] + 3000 * MS}
+
+
+def test_the_clocks_of_a_client_that_always_left_are_aligned_by_what_it_read() -> None:
+    offset = 3_600_000 * MS
+    timeline = lay(call(call_abort_ns=T0 + 60 * MS, outcome="cancelled"), attempt(offset), segments(offset))
+    spent = milliseconds(timeline)
+    assert abs(timeline.joined["offset_ns"].item() - offset) <= 3 * MS
+    assert (spent["queue"], spent["prefill"], sum(spent.values())) == (15.0, 30.0, 60.0)
 
 
 @given(st.integers(-10_000_000 * MS, 10_000_000 * MS))

@@ -260,6 +260,27 @@ def test_what_a_preemption_made_compute_again_is_told_apart() -> None:
     assert attempt.segments[4].step_first == attempt.segments[4].step_last == 2
 
 
+def test_a_preemption_in_the_middle_of_a_recomputation_does_not_forget_what_was_there_before() -> None:
+    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
+    ledger = StepLedger(ONE_CORE, records.append)
+    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    ledger.enqueued(request("r", "a", READY_NS, 100))
+    ledger.admitted(Admission("r", READY_NS + 10, READY_NS + 20, 0, 0, ""))
+    end = ran(ledger, 0, READY_NS + 30, [Chunk("r", 100, 0, last=True)])
+    ledger.preempted("r", end)
+    ledger.admitted(Admission("r", end + 10, end + 20, 0, 0, ""))
+    end = ran(ledger, 1, end + 30, [Chunk("r", 20, 0, last=False)])
+    ledger.preempted("r", end)
+    ledger.admitted(Admission("r", end + 10, end + 20, 0, 0, ""))
+    end = ran(ledger, 2, end + 30, [Chunk("r", 101, 0, last=True)])
+    ledger.removed(Removal("r", end, Outcome.OK, "length", 2))
+    attempt = records[-1]
+    assert isinstance(attempt, AttemptRecord)
+    _, second, third = (segment for segment in attempt.segments if segment.name is Phase.PREFILL)
+    assert second.waste_ns == second.cost_ns
+    assert 0.97 * third.cost_ns < third.waste_ns < third.cost_ns
+
+
 def test_the_step_in_flight_at_arrival_is_the_first_one_waited_through() -> None:
     records: list[AttemptRecord | StepRecord | EvictionRecord] = []
     ledger = StepLedger(ONE_CORE, records.append)
@@ -290,6 +311,16 @@ def test_an_engine_that_breaks_the_protocol_is_told_what_to_do() -> None:
         ledger.idle(READY_NS, READY_NS + 1)
     with pytest.raises(ProtocolError, match="report its preemption first"):
         ledger.admitted(Admission("r", READY_NS, READY_NS, 0, 0, ""))
+
+
+def test_an_engine_that_stops_before_its_first_turn_has_loaded_all_the_same() -> None:
+    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
+    ledger = StepLedger(ONE_CORE, records.append)
+    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    ledger.stopped(READY_NS + 7)
+    (row,) = records
+    assert isinstance(row, StepRecord)
+    assert (row.cold_start_ns, row.host_gap_ns) == (READY_NS - BOOT_NS, 7)
 
 
 def test_an_engine_that_never_got_ready_has_no_books() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -121,6 +122,33 @@ def test_a_request_without_a_caller_has_a_trace_of_its_own(receiver: Receiver) -
     assert (attempt["trace_id"], attempt["span_id"]) == (request.trace_id, request.span_id)
     assert int(request.trace_id, 16)
     assert attempt["parent_span_id"] == request.parent_id == ""
+
+
+def test_a_row_that_cannot_be_written_is_counted_as_lost_and_the_next_ones_still_go(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
+    at = now_ns()
+    recorder.ready(at, at, MODEL)
+    for name, prompt_tokens in (("bad", -1), ("good", 4)):
+        recorder.enqueued(RequestInfo(name, "acme", "", "", 1, "", "", "tiny", prompt_tokens, at, at, has_server=False))
+        recorder.removed(Removal(name, at + MS, Outcome.OK, "stop", 0))
+        deadline = now_ns() + 10_000 * MS
+        while not (caplog.records or name == "good") and now_ns() < deadline:
+            time.sleep(0.01)
+    recorder.stopped(now_ns())
+    assert [row["request_id"] for row in rows(receiver, "attempts")] == ["good"]
+    (sent,) = (request for request in receiver.accepted if request.path == "/v1/ledger/attempts")
+    assert (sent.headers[semconv.HEADER_ITEMS], sent.headers[semconv.HEADER_TOTAL]) == ("1", "2")
+
+
+def test_closings_whose_attempts_were_lost_do_not_pile_up(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("costspan_hooks.recorder.BACKLOG", 10)
+    recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
+    for number in range(100):
+        recorder.closed(f"lost-{number}", now_ns(), 0)
+    recorder.stopped(now_ns())
+    assert list(recorder._closed) == [f"lost-{number}" for number in range(90, 100)]
 
 
 def test_an_engine_stops_though_its_collector_is_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,5 +9,5 @@ SELECT
     `phases.waste` AS waste, `phases.waste_ns` AS waste_ns, `phases.culprit` AS culprit
 FROM attempts
 ARRAY JOIN phases
-WHERE project = {project:String} AND removed_ns >= {since:Int64} AND removed_ns < {until:Int64}
+WHERE project = {project:String} AND removed_ns >= {since:Int64} - 3600000000000 AND received_ns - 3600000000000 < {until:Int64}
 ORDER BY engine, request_id, start_ns

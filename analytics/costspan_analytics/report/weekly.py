@@ -9,7 +9,6 @@ from typing import Any
 
 import polars as pl
 
-from costspan.clock import now_ns
 from costspan_analytics.audit import Audit
 from costspan_analytics.book import Book
 from costspan_analytics.errors import NotFoundError, WindowError
@@ -31,8 +30,6 @@ def weekly_window(since: str | None, until: str | None) -> Window:
         WindowError: A time that cannot be read, or an empty window.
     """
     window = Window.parse(since, until)
-    if until is None:
-        window = replace(window, until=now_ns())
     if since is None:
         window = replace(window, since=window.until - WEEK_NS)
     if window.since >= window.until:
