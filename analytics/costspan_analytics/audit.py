@@ -89,7 +89,6 @@ def _money(book: Book, impossible: int) -> dict[str, Any]:
     unexplained = book.bill - book.posted
     # Line by line: one bill posted twice must not hide another that was not posted.
     share = sum((abs(line.unexplained) for line in book.lines), Decimal(0)) / book.bill if book.bill else None
-    unpriced = sorted({posting.sku for posting in book.postings if posting.price is None and posting.quantity})
     return {
         "bill_usd": dollars(book.bill),
         "posted_usd": dollars(book.posted),
@@ -105,9 +104,9 @@ def _money(book: Book, impossible: int) -> dict[str, Any]:
             }
             for line in book.lines
         ],
-        UNPRICED: unpriced,
+        UNPRICED: book.unpriced,
         "impossible_steps": impossible,
-        "holds": share is not None and share <= MONEY_LIMIT and not unpriced and not impossible,
+        "holds": share is not None and share <= MONEY_LIMIT and not book.unpriced and not impossible,
     }
 
 

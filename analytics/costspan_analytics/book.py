@@ -145,6 +145,11 @@ class Book:
             for sku in sorted({*self.billed, *posted})
         ]
 
+    @cached_property
+    def unpriced(self) -> list[str]:
+        """What was used at a time that has no price."""
+        return sorted({posting.sku for posting in self.postings if posting.price is None and posting.quantity})
+
     @property
     def bill(self) -> Decimal:
         """Everything billed."""

@@ -94,13 +94,15 @@ def audit_tables(audit: dict[str, Any]) -> RenderableType:
     troubles = []
     if time["without_client"]:
         troubles.append(f"{time['without_client']} engine requests were measured by no client: their callers have no SDK.")
-    troubles += [
-        f"Some {sku} was used at a time that has no price: enter one with `costspan prices {sku} RATE --from TIME`."
-        for sku in money["unpriced"]
-    ]
     if money["impossible_steps"]:
         troubles.append(f"{money['impossible_steps']} steps report more time than passed.")
-    return Group(laws, lines, *(Text(trouble, style="bold red") for trouble in troubles))
+    return Group(laws, lines, *(Text(trouble, style="bold red") for trouble in troubles), *_unpriced(money["unpriced"]))
+
+
+def _unpriced(skus: list[str]) -> list[Text]:
+    """A loud line for each thing that was used and has no price."""
+    sentence = "Some {0} was used at a time that has no price: enter one with `costspan prices {0} RATE --from TIME`."
+    return [Text(sentence.format(sku), style="bold red") for sku in skus]
 
 
 def tail_tables(tail: dict[str, Any]) -> RenderableType:
@@ -145,7 +147,7 @@ def cost_table(cost: dict[str, Any]) -> RenderableType:
         add(made, row[cost["by"]], usd(row["usd"]), usd(row["waste_usd"]), f"{row['postings']:,}")
     made.add_section()
     add(made, "posted", usd(cost["posted_usd"]), usd(cost["waste_usd"]), "")
-    return made
+    return Group(made, *_unpriced(cost["unpriced"]))
 
 
 def waste_table(waste: dict[str, Any]) -> RenderableType:

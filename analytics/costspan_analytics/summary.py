@@ -9,7 +9,7 @@ import polars as pl
 
 from costspan.semconv import Waste
 from costspan_analytics.audit import dollars
-from costspan_analytics.book import Book
+from costspan_analytics.book import UNPRICED, Book
 from costspan_analytics.errors import AnalyticsError
 from costspan_analytics.store import Store
 from costspan_analytics.tail import MS, Tail
@@ -36,6 +36,7 @@ def cost_summary(book: Book, by: str = "tenant") -> dict[str, Any]:
         "posted_usd": dollars(book.posted),
         "waste_usd": dollars(total(rows["waste"])),
         "bill_usd": dollars(book.bill),
+        UNPRICED: book.unpriced,
         "rows": [
             {
                 by: row[by] or SHARED,

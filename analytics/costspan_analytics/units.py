@@ -12,11 +12,16 @@ from costspan_analytics.parts import REQUEST
 from costspan_analytics.store import Store
 
 RESOLVED = "resolved"
+OUTSIDE = "(not in window)"
+"""The kind shown for units that cost something in the window, but began before it or have not ended."""
 MONEY = pl.Decimal(38, 12)
 
 
 def unit_costs(store: Store, book: Book) -> pl.DataFrame:
-    """One row a unit: ``unit, unit_kind, tenant, feature, status, value_usd, cost, waste``, dearest first."""
+    """One row a unit: ``unit, unit_kind, tenant, feature, status, value_usd, cost, waste``, dearest first.
+
+    Every posting that names a unit is in a row, also where the unit itself is not in the window (:data:`OUTSIDE`).
+    """
     posted = book.frame.filter(pl.col("unit") != "")
     wasted = pl.when(pl.col("category") == REQUEST).then(pl.lit(0, MONEY)).otherwise("amount")
     costs = (
@@ -26,8 +31,8 @@ def unit_costs(store: Store, book: Book) -> pl.DataFrame:
     )
     units = store.frame("units").with_columns(pl.col("value_usd").cast(MONEY, strict=False))
     return (
-        units.join(costs, on=["tenant", "unit"], how="left")
-        .with_columns(pl.col("cost", "waste").fill_null(0))
+        units.join(costs, on=["tenant", "unit"], how="full", coalesce=True)
+        .with_columns(pl.col("unit_kind").fill_null(OUTSIDE), pl.col("cost", "waste").fill_null(0))
         .sort("cost", "unit", descending=[True, False])
     )
 

@@ -134,6 +134,22 @@ def test_a_price_that_changes_within_the_hour_holds_for_idle_time_as_for_the_bil
     assert (money["bill_usd"], money["posted_usd"]) == (3.5, 3.5)
 
 
+def test_engines_on_two_hosts_are_billed_each_and_a_hole_in_a_heartbeat_is_negative(sample: Sample) -> None:
+    hour = 3600 * NS
+    start = now_ns() // hour * hour - hour
+    seconds = range(start, start + hour, NS)
+    rows, beats = [], []
+    for name in ("one", "two"):
+        idle = [StepRecord(step=-1, start_ns=at, idle_ns=NS) for at in seconds]
+        rows.append(wire.steps(wire.Origin("hosts", name, "cpu"), idle))
+        beats += [SampleRecord(name, "0", "cpu", name, at, at + NS, None, None, None, None) for at in seconds]
+    send(sample, "hosts", "prices", prices("hosts", (Decimal(4), 0)))
+    send(sample, "hosts", "steps", pa.concat_tables(rows))
+    send(sample, "hosts", "gpu_samples", wire.gpu_samples("hosts", beats[:-900]))
+    money = audited(Store(sample.store, "hosts")).money
+    assert (money["bill_usd"], money["posted_usd"], money["unexplained_usd"], money["holds"]) == (7, 8, -1, False)
+
+
 def test_an_invoice_of_device_hours_takes_the_heartbeats_place_for_its_period(sample: Sample) -> None:
     hour = 3600 * NS
     start = now_ns() // hour * hour - 2 * hour

@@ -18,7 +18,9 @@ from costspan_analytics.audit import Audit
 from costspan_analytics.book import Book
 from costspan_analytics.entries import prices
 from costspan_analytics.store import Store, Window
+from costspan_analytics.summary import units_summary
 from costspan_analytics.timeline import Timeline
+from costspan_analytics.units import OUTSIDE
 from tests.analytics.conftest import Sample
 from tests.analytics.sample_store import wait_stored
 
@@ -94,6 +96,31 @@ def test_units_are_told_apart_by_tenant_and_nobodys_is_unknown(sample: Sample, c
         "birch": (1, 1.0),
         semconv.UNKNOWN: (1, 1.5),
     }
+
+
+def test_money_of_a_unit_that_is_not_in_the_window_is_shown_and_not_dropped(sample: Sample) -> None:
+    truth = sample.truth
+    middle = truth.since_ns + (truth.until_ns - truth.since_ns) // 3
+    store = Store(sample.store, truth.project, Window(middle, truth.until_ns))
+    book = Book.load(store, Timeline.load(store))
+    units = units_summary(store, book)
+    kinds = {row["unit_kind"] for row in units["rows"]}
+    assert kinds == {"ticket", OUTSIDE}
+    spent = sum(row["cost_usd"] for row in units["rows"]) + units["shared_usd"]
+    assert spent == pytest.approx(float(book.posted), abs=1e-5)
+
+
+def test_usage_without_a_price_shouts_wherever_cost_is_shown(sample: Sample, capsys: pytest.CaptureFixture[str]) -> None:
+    costspan.init(project="unpriced", endpoint=sample.collector, service="app")
+    with costspan.unit("ticket", "T-1", tenant="acme") as unit:
+        unit.review(minutes=3)
+    costspan.shutdown(10)
+    wait_stored(sample.collector)
+    where = ["--store", sample.store, "--project", "unpriced"]
+    cli.cost(where)
+    assert "Some review_minutes was used at a time that has no price" in capsys.readouterr().out
+    cli.cost([*where, "--json"])
+    assert json.loads(capsys.readouterr().out)["unpriced"] == ["review_minutes"]
 
 
 def test_explain_adds_up_and_finds_a_request_by_the_beginning_of_its_id(ask: Ask) -> None:

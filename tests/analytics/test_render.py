@@ -22,7 +22,7 @@ def shown(renderable: RenderableType, width: int = 80) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tenant_may_be_called_anything(name: str) -> None:
     row = {"tenant": name, "usd": 1234.5, "waste_usd": 0.25, "postings": 7}
-    text = shown(render.cost_table({"by": "tenant", "rows": [row], "posted_usd": 1234.5, "waste_usd": 0.25}))
+    text = shown(render.cost_table({"by": "tenant", "rows": [row], "posted_usd": 1234.5, "waste_usd": 0.25, "unpriced": []}))
     assert name[:30] in text
     assert "$1,234.50" in text
     assert "$0.250000" in text
