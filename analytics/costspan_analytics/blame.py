@@ -14,9 +14,6 @@ from costspan.semconv import Phase
 from costspan_analytics.steps import Floats, Steps
 from costspan_analytics.store import Store
 
-MECHANISMS = ("queue", "prefill", "decode")
-"""How a tenant delayed a request: it held what the queue waited for, or its prompts or its decoding shared the steps."""
-
 _WAITS = {Phase.QUEUE, Phase.PREEMPTED}
 _SCHEMA = {
     "engine": pl.String,
@@ -63,6 +60,9 @@ def model_error(store: Store) -> dict[str, float]:
 
 def delays(segment: dict[str, object], steps: Steps) -> Iterator[tuple[str, str, float]]:
     """(culprit, mechanism, nanoseconds) for one segment.
+
+    A tenant delays by ``queue``, when it held what was waited for, or by ``prefill`` or ``decode``, when its prompts or its
+    decoding shared the steps.
 
     In the batch they add up to the segment's interference. In the queue they add up to the time that steps took; what is left
     of the wait was between steps.
