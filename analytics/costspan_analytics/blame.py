@@ -61,8 +61,8 @@ def model_error(store: Store) -> dict[str, float]:
 def delays(segment: dict[str, object], steps: Steps) -> Iterator[tuple[str, str, float]]:
     """(culprit, mechanism, nanoseconds) for one segment.
 
-    A tenant delays by ``queue``, when it held what was waited for, or by ``prefill`` or ``decode``, when its prompts or its
-    decoding shared the steps.
+    A tenant delays by ``queue``, when it held what was waited for (its own cap holds back itself), or by ``prefill`` or
+    ``decode``, when its prompts or its decoding, drafts included, shared the steps.
 
     In the batch they add up to the segment's interference. In the queue they add up to the time that steps took; what is left
     of the wait was between steps.
@@ -71,7 +71,7 @@ def delays(segment: dict[str, object], steps: Steps) -> Iterator[tuple[str, str,
     if rows.start >= rows.stop:
         return
     if segment["phase"] in _WAITS:
-        yield from _named(steps, "queue", _waited(segment, steps, rows))
+        yield from _queued(segment, steps, rows)
         return
     prefill = steps.prefill[rows.stop] - steps.prefill[rows.start]
     decode = steps.decode[rows.stop] - steps.decode[rows.start]
@@ -82,13 +82,22 @@ def delays(segment: dict[str, object], steps: Steps) -> Iterator[tuple[str, str,
     yield from _named(steps, "decode", decode)
 
 
-def _waited(segment: dict[str, object], steps: Steps, rows: slice) -> Floats:
-    """Step time by holder, less the part of the first step that had passed when the wait began."""
-    waited = steps.waited[rows.stop] - steps.waited[rows.start]
+def _queued(segment: dict[str, object], steps: Steps, rows: slice) -> Iterator[tuple[str, str, float]]:
+    """Step time by holder, and to the tenant itself where its own cap kept it out."""
     first = rows.start
-    passed = np.clip(int(str(segment["start_ns"])) - steps.start[first], 0, steps.end[first] - steps.start[first])
-    result: Floats = waited - steps.held[first] * passed
-    return result
+    length = steps.end[first] - steps.start[first]
+    passed = np.clip(int(str(segment["start_ns"])) - steps.start[first], 0, length)
+    waited = steps.waited[rows.stop] - steps.waited[first]
+    capped = float(steps.waited_for_cap[rows.stop, 0] - steps.waited_for_cap[first, 0])
+    # Of the step in flight at arrival only the rest was waited; its batch was made before, so no cap kept this one out of it.
+    if passed and steps.capped[first]:
+        capped -= float(length)
+        waited = waited + steps.held[first] * (length - passed)
+    else:
+        waited = waited - steps.held[first] * passed
+    yield from _named(steps, "queue", waited)
+    if capped > 0:
+        yield str(segment["tenant"]), "queue", capped
 
 
 def _leave_own_rest(prefill: Floats, decode: Floats, own: int, segment: dict[str, object]) -> None:

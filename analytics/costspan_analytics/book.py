@@ -27,6 +27,8 @@ EXACT = Context(prec=76)
 LARGEST = Decimal(10) ** 15
 """US dollars; one posting above it is no money but a mistake of whoever reported the quantity."""
 CURRENCY = "USD"
+BASE_MODEL = "(base model)"
+"""The adapter shown for requests that were computed with none."""
 UNPRICED = "unpriced"
 """The category of usage that the price book has no rate for: shown with its quantity, never as $0 of something."""
 
@@ -59,6 +61,7 @@ class Posting:
     price: Price | None
     tokens: int = 0
     culprit: str = ""
+    adapter: str = ""
 
     @property
     def amount(self) -> Decimal:
@@ -163,10 +166,10 @@ class Book:
     @cached_property
     def frame(self) -> pl.DataFrame:
         """The postings as a frame; ``amount`` is Decimal(38, 12)."""
-        columns = ("at_ns", "sku", "category", "tenant", "feature", "unit", "trace_id", "source_id", "tokens", "culprit")
+        names = ("sku", "category", "tenant", "feature", "unit", "adapter", "trace_id", "source_id", "culprit")
         money = pl.Decimal(38, 12)
         return pl.DataFrame(
-            {name: [getattr(posting, name) for posting in self.postings] for name in columns}
+            {name: [getattr(posting, name) for posting in self.postings] for name in ("at_ns", "tokens", *names)}
             | {
                 "quantity": [posting.quantity.quantize(SCALE, context=EXACT) for posting in self.postings],
                 "amount": [posting.amount for posting in self.postings],
@@ -176,7 +179,7 @@ class Book:
                 "tokens": pl.Int64,
                 "quantity": money,
                 "amount": money,
-                **{name: pl.String for name in columns if name not in {"at_ns", "tokens"}},
+                **dict.fromkeys(names, pl.String),
             },
         )
 
@@ -194,6 +197,7 @@ def _requests(parts: Iterable[Part], prices: PriceBook) -> Iterator[Posting]:
             who=(attempt["tenant"], attempt["feature"], attempt["unit"], attempt["trace_id"]),
             tokens=part.tokens,
             culprit=part.culprit,
+            adapter=attempt["adapter"] or BASE_MODEL,
         )
 
 
@@ -216,12 +220,13 @@ def _device_time(
     who: tuple[str, str, str, str] = ("", "", "", ""),
     tokens: int = 0,
     culprit: str = "",
+    adapter: str = "",
 ) -> Posting:
     sku = f"{SKU_GPU_HOUR}.{device_kind}"
     price = prices.at(sku, at_ns)
     # Rounded before it is priced: whoever multiplies the quantity that is shown by the rate gets the amount that is shown.
     hours = (spent_ns / NS_PER_HOUR).quantize(SCALE)
-    return Posting(at_ns, sku, str(category), *who, source_id, hours, price, tokens, culprit)
+    return Posting(at_ns, sku, str(category), *who, source_id, hours, price, tokens, culprit, adapter)
 
 
 def _usages(store: Store, prices: PriceBook) -> Iterator[Posting]:

@@ -96,7 +96,7 @@ def explain(argv: list[str]) -> int:
 
 
 def cost(argv: list[str]) -> int:
-    """What was spent, by tenant, feature, unit, sku or category."""
+    """What was spent, by tenant, feature, unit, adapter, sku or category."""
     made = parser("cost", "What was spent.")
     made.add_argument("--by", choices=DIMENSIONS, default=DIMENSIONS[0])
     options = made.parse_args(argv)

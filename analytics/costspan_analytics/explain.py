@@ -16,6 +16,7 @@ from costspan_analytics.timeline import PHASES, Timeline
 
 SLOWEST = "slowest"
 SHORTEST_PREFIX = 6
+NS_PER_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Explanation:
         """
         call = _find(timeline, name)
         attempts = timeline.joined.filter(pl.col("call_id") == call["span_id"])
-        segments = timeline.segments.join(attempts.select("engine", "request_id"), on=["engine", "request_id"])
+        waited_for = timeline.waited_for.filter(pl.col("call_id") == call["span_id"])
+        segments = timeline.segments.join(waited_for.select("engine", "request_id"), on=["engine", "request_id"])
         found = blame(store, segments).group_by("culprit", "mechanism").agg(ms=pl.col("ns").sum() / MS)
         posted = book.frame.filter(pl.col("source_id").is_in(attempts["request_id"].implode()))
         return cls(
@@ -84,6 +86,15 @@ class Explanation:
             clocks.append(("engine let go", (attempt["removed_ns"] - moved) / MS))
         return clocks
 
+    @property
+    def engine(self) -> dict[str, Any]:
+        """What its engine requests held and guessed: KV block-seconds, drafts, and the adapter they were computed with."""
+        return {
+            "adapter": ", ".join(sorted({attempt["adapter"] for attempt in self.attempts if attempt["adapter"]})),
+            "kv_block_s": sum(attempt["block_ns"] for attempt in self.attempts) / NS_PER_S,
+            **{name: sum(attempt[name] for attempt in self.attempts) for name in ("drafted_tokens", "accepted_tokens")},
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
         who = ("span_id", "trace_id", "tenant", "feature", "unit", "attempt", "model", "outcome")
@@ -93,6 +104,7 @@ class Explanation:
             "phases_ms": dict(self.phases),
             "delayed_by": [{"tenant": culprit, "mechanism": how, "ms": ms} for culprit, how, ms in self.delays],
             "model_error": self.model_error,
+            "engine": self.engine,
             "cost": [{**row, "amount": float(row["amount"])} for row in self.postings],
             "aborts_ms": dict(self.aborts),
         }

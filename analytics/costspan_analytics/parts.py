@@ -1,7 +1,8 @@
 """What each engine request's time bought: the answer, or which waste.
 
 The parts of a request add up to its cost. They are looked for in this order, and each nanosecond is in one only: made after
-the client left, made before but never read, all for nothing (abandoned, retried, invalid), computed a second time, the answer.
+the client left, made before but never read, all for nothing (retried, invalid, abandoned), computed a second time or drafted
+and thrown away, the answer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from costspan.semconv import Phase, Waste
+from costspan.semconv import Outcome, Phase, Waste
 from costspan_analytics.steps import Floats, Steps
 from costspan_analytics.store import Store, Window
 from costspan_analytics.timeline import Timeline
@@ -31,7 +32,7 @@ class Part:
         attempt: The row of ``attempts`` that it is of.
         category: ``request``, or a waste.
         cost_ns: Engine time.
-        tokens: Output tokens made in it (waste of output), or prompt tokens computed again.
+        tokens: Output tokens made in it (waste of output), prompt tokens computed again, or drafts thrown away.
         culprit: The tenant that caused it, or "".
     """
 
@@ -79,16 +80,18 @@ def _inside(segments: list[dict[str, Any]], window: Window) -> float:
 def _with_fate(timeline: Timeline) -> pl.DataFrame:
     """Attempts with what became of their calls: when the client left, what it read, whether another attempt replaced it."""
     views = timeline.joined.select(
-        "engine", "request_id", "operation", "invalid", "call_abort_ns", "call_attempt", "read_tokens", "offset_ns", "final"
+        "engine", "request_id", "operation", "invalid", "call_abort_ns", "call_attempt", "read_tokens", "offset_ns", "answered"
     )
-    final = pl.col("final").fill_null(value=True)  # of its call, where there is one
+    answered = pl.col("answered").fill_null(value=True)  # its call, where there is one
     last = timeline.calls.filter(pl.col("operation") != "").group_by("operation").agg(last_attempt=pl.col("attempt").max())
     return (
         timeline.attempts.join(views, on=["engine", "request_id"], how="left")
         .join(last, on="operation", how="left")
         .with_columns(
-            replaced=(pl.col("call_attempt") < pl.col("last_attempt")).fill_null(value=False) | ~final,
-            left_ns=pl.when((pl.col("call_abort_ns") > 0) & final).then(pl.col("call_abort_ns") + pl.col("offset_ns")),
+            replaced=(pl.col("call_attempt") < pl.col("last_attempt")).fill_null(value=False) | ~answered,
+            left_ns=pl.when((pl.col("call_abort_ns") > 0) & answered).then(pl.col("call_abort_ns") + pl.col("offset_ns")),
+            # Where no client told what it read, what was written to it must do.
+            read_tokens=pl.coalesce("read_tokens", "delivered_tokens"),
         )
     )
 
@@ -113,66 +116,108 @@ def split(attempt: dict[str, Any], segments: list[dict[str, Any]], steps: Steps)
         steps: The engine's steps, if the client left.
     """
     left_ns = attempt["left_ns"]
-    parts = list(_left_behind(attempt, segments, steps)) if left_ns is not None else []
+    kept = [1.0] * len(segments)
+    parts = _left_behind(attempt, segments, steps, kept) if left_ns is not None else []
     rest = attempt["cost_ns"] - sum(part.cost_ns for part in parts)
     tokens = attempt["output_tokens"] - sum(part.tokens for part in parts)
+    cut_short = left_ns is not None or attempt["outcome"] != Outcome.OK
     if attempt["replaced"]:
         parts.append(Part(attempt, Waste.INVALID_OUTPUT if attempt["invalid"] else Waste.RETRIED, rest, tokens))
-    elif left_ns is not None and not attempt["read_tokens"]:
+    elif cut_short and not attempt["read_tokens"]:
         parts.append(Part(attempt, Waste.ABANDONED, rest, tokens))
     else:
-        again = list(_computed_again(attempt, segments))
-        parts += again
-        parts.append(Part(attempt, REQUEST, rest - sum(part.cost_ns for part in again), tokens))
+        for_nothing = [*_computed_again(attempt, segments, kept), *_thrown_away(attempt, segments, kept)]
+        parts += for_nothing
+        parts.append(Part(attempt, REQUEST, rest - sum(part.cost_ns for part in for_nothing), tokens))
     return [part for part in parts if part.cost_ns or part.category == REQUEST]
 
 
-def _computed_again(attempt: dict[str, Any], segments: list[dict[str, Any]]) -> Iterator[Part]:
-    """What was computed a second time, while its client was still there."""
-    left_ns, reached = attempt["left_ns"], 0  # tokens that the request itself had computed before
-    for segment in segments:
-        ended_ns = segment["start_ns"] + segment["duration_ns"]
-        if segment["waste_ns"] > 0 and (left_ns is None or ended_ns <= left_ns):
+def _computed_again(attempt: dict[str, Any], segments: list[dict[str, Any]], kept: list[float]) -> Iterator[Part]:
+    """Prompt tokens that were computed a second time."""
+    reached = 0  # tokens that the request itself had computed before
+    for segment, share in zip(segments, kept, strict=True):
+        if segment["phase"] == Phase.PREFILL and segment["waste_ns"] > 0:
             evicted = segment["waste"] == Waste.RECOMPUTED_EVICTION
             tokens = min(segment["tokens"], attempt["evicted_tokens"] if evicted else reached - segment["context"])
-            yield Part(attempt, segment["waste"], segment["waste_ns"], tokens, segment["culprit"])
+            cost = round(share * segment["waste_ns"])
+            yield Part(attempt, segment["waste"], cost, round(share * tokens), segment["culprit"])
         if segment["phase"] in {Phase.PREFILL, Phase.DECODE}:
             reached = max(reached, segment["context"] + segment["tokens"])
 
 
-def _left_behind(attempt: dict[str, Any], segments: list[dict[str, Any]], steps: Steps) -> Iterator[Part]:
-    """What was made after the client left, and what was made before but never read."""
+def _thrown_away(attempt: dict[str, Any], segments: list[dict[str, Any]], kept: list[float]) -> Iterator[Part]:
+    """Drafts that were not what the request would have said."""
+    costs = [segment["waste_ns"] * (segment["waste"] == Waste.REJECTED_DRAFT) for segment in segments]
+    if any(costs):
+        cost = sum(share * cost for share, cost in zip(kept, costs, strict=True))
+        rejected = attempt["drafted_tokens"] - attempt["accepted_tokens"]
+        yield Part(attempt, Waste.REJECTED_DRAFT, round(cost), round(rejected * cost / sum(costs)))
+
+
+def _left_behind(attempt: dict[str, Any], segments: list[dict[str, Any]], steps: Steps, kept: list[float]) -> list[Part]:
+    """What was made after the client left, and what was made before but never read.
+
+    Args:
+        attempt: As for :func:`split`.
+        segments: As for :func:`split`.
+        steps: As for :func:`split`.
+        kept: Which share of each segment's cost is neither; written here.
+    """
     left_ns, after, after_tokens = attempt["left_ns"], 0.0, 0
-    unread: list[float] = []  # what each token cost that was made before the client left, in order
-    for segment, follower in pairwise([*segments, {"phase": ""}]):
+    before: list[tuple[int, Floats]] = []  # what each token cost that was made before the client left, by segment
+    for at, (segment, follower) in enumerate(pairwise([*segments, {"phase": ""}])):
         rows = steps.rows(segment["step_first"], segment["step_last"])
         cost, end = _cost_by_step(segment, steps), steps.end[rows]
         if not cost.size:
             continue
         late = np.clip((end - left_ns) / np.maximum(end - steps.start[rows], 1), 0.0, 1.0)
-        after += float(cost @ late)
+        gone = float(cost @ late)
+        after += gone
+        kept[at] -= gone / (float(cost.sum()) or 1.0)
         if segment["phase"] == Phase.DECODE:
-            after_tokens += int((end > left_ns).sum())
-            unread += (cost * (1.0 - late))[end <= left_ns].tolist()
+            in_time = int((end <= left_ns).sum())
+            by_token = _by_token(cost[:in_time], round(segment["tokens"] * in_time / cost.size))
+            after_tokens += segment["tokens"] - by_token.size
+            before.append((at, by_token))
         elif follower["phase"] == Phase.DECODE and end[-1] > left_ns:  # the prompt was whole, and made a token
             after_tokens += 1
-    if after:
-        yield Part(attempt, Waste.AFTER_ABORT, round(after), after_tokens)
-    made = attempt["output_tokens"] - after_tokens
-    undelivered = made - attempt["read_tokens"]
+    # A burst may have gone on past the answer's end.
+    after_tokens = min(after_tokens, attempt["output_tokens"])
+    parts = [Part(attempt, Waste.AFTER_ABORT, round(after), after_tokens)] if after else []
+    undelivered = attempt["output_tokens"] - after_tokens - attempt["read_tokens"]
     if undelivered > 0 and attempt["read_tokens"]:
-        yield Part(attempt, Waste.UNDELIVERED, round(sum(unread[-undelivered:])), undelivered)
+        unread = _take_last(undelivered, before, segments, kept)
+        parts.append(Part(attempt, Waste.UNDELIVERED, round(unread), undelivered))
+    return parts
+
+
+def _take_last(count: int, made: list[tuple[int, Floats]], segments: list[dict[str, Any]], kept: list[float]) -> float:
+    """What the last ``count`` tokens made cost; taken off what is kept of their segments."""
+    taken = 0.0
+    for at, by_token in reversed(made):
+        own = float(by_token[max(0, by_token.size - count) :].sum())
+        kept[at] -= own / (segments[at]["cost_ns"] or 1)
+        taken += own
+        count = max(0, count - by_token.size)
+    return taken
+
+
+def _by_token(cost: Floats, tokens: int) -> Floats:
+    """What each token cost, of a stretch of steps that each made as many: shape (tokens,), of the same sum."""
+    reached = np.linspace(0, tokens, cost.size + 1)
+    return np.diff(np.interp(np.arange(tokens + 1), reached, np.concatenate([[0.0], np.cumsum(cost)])))
 
 
 def _cost_by_step(segment: dict[str, Any], steps: Steps) -> Floats:
     """A segment's cost in each of its steps.
 
-    Decoding is the ledger's own formula. A prompt's chunks are not kept one by one, so a prefill is spread by the steps'
-    durations, and both are scaled to the segment's cost as the ledger booked it.
+    Decoding is the ledger's own formula. Neither a prompt's chunks nor a request's drafts are kept one by one: a prefill is
+    spread by the steps' durations, drafts like the decoding that they came with, and all is scaled to the segment's cost as
+    the ledger booked it.
     """
     rows = steps.rows(segment["step_first"], segment["step_last"])
-    if segment["phase"] == Phase.DECODE:
-        cost = steps.decode_cost(segment["step_first"], segment["step_last"], segment["context"])
+    if segment["phase"] == Phase.DECODE and rows.start < rows.stop:
+        cost = steps.decode_cost(segment["step_first"], segment["step_last"], segment["context"], segment["tokens"])
     else:
         cost = (steps.end[rows] - steps.start[rows]).astype(np.float64)
     total = float(cost.sum())

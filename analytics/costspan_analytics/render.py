@@ -152,11 +152,14 @@ def cost_table(cost: dict[str, Any]) -> RenderableType:
 
 def waste_table(waste: dict[str, Any]) -> RenderableType:
     """Money that no user got anything for."""
-    made = table(f"Waste: {percent(waste['share_of_bill'])} of the bill", "category", "cost", "device time", "tokens")
+    title = f"Waste: {percent(waste['share_of_bill'])} of the bill"
+    made = table(title, "category", "cost", "device time", "tokens", "caused by")
+    made.columns[4].justify, made.columns[4].no_wrap = "left", False
     for row in waste["rows"]:
-        add(made, row["category"], usd(row["usd"]), f"{row['device_ns'] / 1e9:,.2f} s", f"{row['tokens']:,}")
+        causes = ", ".join(f"{each['tenant']} {usd(each['usd'])}" for each in row["culprits"])
+        add(made, row["category"], usd(row["usd"]), f"{row['device_ns'] / 1e9:,.2f} s", f"{row['tokens']:,}", causes)
     made.add_section()
-    add(made, "waste", usd(waste["waste_usd"]), f"{sum(row['device_ns'] for row in waste['rows']) / 1e9:,.2f} s", "")
+    add(made, "waste", usd(waste["waste_usd"]), f"{sum(row['device_ns'] for row in waste['rows']) / 1e9:,.2f} s", "", "")
     return made
 
 
@@ -200,13 +203,22 @@ def explain_tables(explained: Explanation) -> RenderableType:
     costs = table("Cost of its engine time", "category", "tokens", "cost")
     for row in explained.postings:
         add(costs, row["category"], f"{row['tokens']:,}", usd(float(row["amount"])))
-    parts: list[RenderableType] = [waterfall, delays, estimated(explained.model_error), costs]
+    held = Text(f"  {_engine(explained.engine)}\n", "dim")
+    parts: list[RenderableType] = [waterfall, delays, estimated(explained.model_error), costs, held]
     if explained.aborts:
         clocks = table("The abort's clocks", "clock", "ms after the call began")
         for name, at in explained.aborts:
             add(clocks, name, f"{at:,.2f}")
         parts.append(clocks)
     return Group(*parts)
+
+
+def _engine(engine: dict[str, Any]) -> str:
+    """What a call held and guessed, as a sentence."""
+    said = f"It held {engine['kv_block_s']:,.2f} KV block-seconds"
+    if engine["drafted_tokens"]:
+        said += f"; {engine['accepted_tokens']:,} of {engine['drafted_tokens']:,} guessed tokens were right"
+    return f"{said}; adapter {engine['adapter']}." if engine["adapter"] else f"{said}."
 
 
 def report_table(report: dict[str, Any]) -> RenderableType:

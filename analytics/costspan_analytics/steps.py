@@ -15,8 +15,17 @@ from costspan_analytics.store import Store
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_HELD = {Bound.TOKEN_BUDGET: "tokens", Bound.SEQ_SLOTS: "seqs", Bound.KV_BLOCKS: "blocks", Bound.NONE: "cost_ns"}
-"""What a waiting request was kept out by, by what bound the step: its holders are charged in proportion (docs/ledger.md)."""
+_HELD = {
+    Bound.TOKEN_BUDGET: "tokens",
+    Bound.SEQ_SLOTS: "seqs",
+    Bound.KV_BLOCKS: "blocks",
+    Bound.NONE: "cost_ns",
+    Bound.TENANT_CAP: "cost_ns",
+}
+"""What a waiting request was kept out by, by what bound the step: its holders are charged in proportion (docs/ledger.md).
+
+A tenant's own cap keeps that tenant out, and nobody else holds it: see :attr:`Steps.capped`.
+"""
 
 
 @dataclass(frozen=True)
@@ -61,10 +70,14 @@ class Steps:
             return slice(0, 0)
         return slice(int(np.searchsorted(self.index, first)), int(np.searchsorted(self.index, last, side="right")))
 
-    def decode_cost(self, first: int, last: int, context: int) -> Floats:
-        """What a sequence paid in each step of a decode segment: ``(T/T̂)·(a/n + e + f·x)`` nanoseconds, shape (steps,)."""
+    def decode_cost(self, first: int, last: int, context: int, tokens: int) -> Floats:
+        """What a sequence paid in each step of a decode segment: ``(T/T̂)·(a/n + e + f·x)`` nanoseconds, shape (steps,).
+
+        Its context grows from ``context`` by ``tokens``, evenly: that is exact for one token a step. Where drafts were right
+        some steps made more, and what the drafts themselves cost is not in it.
+        """
         rows = self.rows(first, last)
-        at = context + (self.index[rows] - first)
+        at = context + (self.index[rows] - first) * (tokens / (last - first + 1))
         stretch = (self.end[rows] - self.start[rows]) / self._floats("predicted_ns")[rows]
         fixed = self._floats("fixed_ns")[rows] / self._floats("participants")[rows]
         return stretch * (fixed + self._floats("decode_seq_ns")[rows] + self._floats("decode_token_ns")[rows] * at)
@@ -109,9 +122,19 @@ class Steps:
         return self._by_tenant(pl.col("share"))
 
     @cached_property
+    def capped(self) -> NDArray[np.bool_]:
+        """In which steps the waiting were kept out by their own tenants' caps alone, shape (n,)."""
+        return (self.frame["bound"] == Bound.TENANT_CAP.value).to_numpy()
+
+    @cached_property
     def waited(self) -> Floats:
-        """Running sum of step time by who held what was waited for, nanoseconds, shape (n + 1, tenants)."""
-        return _running(self.held * (self.end - self.start)[:, None])
+        """Running sum of step time by who held what was waited for, nanoseconds, shape (n + 1, tenants); no capped steps."""
+        return _running(self.held * np.where(self.capped, 0, self.end - self.start)[:, None])
+
+    @cached_property
+    def waited_for_cap(self) -> Floats:
+        """Running sum of the time of capped steps, nanoseconds, shape (n + 1, 1)."""
+        return _running(np.where(self.capped, self.end - self.start, 0)[:, None])
 
 
 def _running(values: Floats) -> Floats:

@@ -15,7 +15,7 @@ from costspan_analytics.store import Store
 from costspan_analytics.tail import MS, Tail
 from costspan_analytics.units import shared_cost, total, unit_costs, unit_summary
 
-DIMENSIONS = ("tenant", "feature", "unit", "sku", "category")
+DIMENSIONS = ("tenant", "feature", "unit", "adapter", "sku", "category")
 SHARED = "(shared)"
 """Who pays for what no request pays: idle, host gaps, loading."""
 SHOWN_SLOW = 10
@@ -50,8 +50,9 @@ def cost_summary(book: Book, by: str = "tenant") -> dict[str, Any]:
 
 
 def waste_summary(book: Book) -> dict[str, Any]:
-    """Money that no user got anything for, by category; ``hours`` is device time."""
+    """Money that no user got anything for, by category; ``culprits`` are the tenants that caused it, where one did."""
     rows = waste_frame(book)
+    culprits = culprit_frame(book).partition_by("category", as_dict=True)
     wasted = total(rows["amount"])
     return {
         "waste_usd": dollars(wasted),
@@ -62,6 +63,10 @@ def waste_summary(book: Book) -> dict[str, Any]:
                 "usd": dollars(row["amount"]),
                 "device_ns": round(float(row["quantity"]) * NS_PER_HOUR),
                 "tokens": row["tokens"],
+                "culprits": [
+                    {"tenant": each["culprit"], "usd": dollars(each["amount"])}
+                    for each in culprits.get((row["category"],), rows.clear()).iter_rows(named=True)
+                ],
             }
             for row in rows.iter_rows(named=True)
         ],
@@ -101,6 +106,16 @@ def waste_frame(book: Book) -> pl.DataFrame:
         .agg(pl.col("amount").sum(), pl.col("quantity").sum(), pl.col("tokens").sum(), requests=pl.col("trace_id").n_unique())
         .filter(pl.col("quantity") > 0)
         .sort("amount", "category", descending=[True, False])
+    )
+
+
+def culprit_frame(book: Book) -> pl.DataFrame:
+    """What tenants made others compute for nothing, exactly: columns ``category, culprit, amount``, dearest first."""
+    return (
+        book.frame.filter(pl.col("culprit") != "")
+        .group_by("category", "culprit")
+        .agg(pl.col("amount").sum())
+        .sort("amount", "culprit", descending=[True, False])
     )
 
 

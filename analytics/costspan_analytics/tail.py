@@ -54,7 +54,7 @@ class Tail:
             return cls(level, requests, requests, blame(store, timeline.segments.clear()), {})
         threshold = requests["wall_ns"].quantile(level, "higher")
         slow = requests.filter(pl.col("wall_ns") >= threshold)
-        keys = timeline.joined.filter(pl.col("call_id").is_in(slow["span_id"].implode())).select("engine", "request_id")
+        keys = timeline.waited_for.filter(pl.col("call_id").is_in(slow["span_id"].implode())).select("engine", "request_id")
         segments = timeline.segments.join(keys, on=["engine", "request_id"])
         return cls(level, requests, slow, blame(store, segments), model_error(store))
 

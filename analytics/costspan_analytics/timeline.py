@@ -15,6 +15,8 @@ from costspan.semconv import Phase
 from costspan_analytics.store import Store, Window
 
 PHASES = [phase.value for phase in Phase]
+_CHOICE = r"-\d{1,4}$"
+"""What an engine adds to an answer's id for each of its choices but the first."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,11 @@ class Timeline:
     def joined(self) -> pl.DataFrame:
         """Engine requests that have a client's view.
 
-        With ``offset_ns``, the engine's clock less the client's, and whether it is the ``final`` one of its call: an HTTP
-        client that tries again by itself makes several, and its stamps are those of the last.
+        With ``offset_ns``, the engine's clock less the client's, and two marks. An HTTP client that tries again by itself makes
+        several requests of one call, and its stamps are those of the last, the one that was ``answered``. An HTTP request for
+        several choices (``n``) makes an engine request for each, all received in the same moment under the same answer's id,
+        and all answered; the call ends with the choice that ends last, the ``final`` one. What the client read
+        (``read_tokens``) is told apart by what was written of each.
         """
         calls = self.calls.select(
             pl.col("span_id").alias("call_id"),
@@ -61,9 +66,15 @@ class Timeline:
             pl.col("delivered_tokens").alias("read_tokens"),
         )
         joined = self.attempts.join(calls, left_on="parent_span_id", right_on="call_id", how="inner", coalesce=False)
-        joined = joined.with_columns(final=pl.col("received_ns") == pl.col("received_ns").max().over("call_id"))
-        aligned = joined.join(clock_offsets(joined.filter("final")), on=["client", "engine"], how="left")
+        joined = _mark(joined)
+        last = joined.filter("final").with_columns(pl.col("answer_first_ns").alias("first_token_ns"))
+        aligned = joined.join(clock_offsets(last), on=["client", "engine"], how="left")
         return aligned.with_columns(pl.col("offset_ns").fill_null(0))
+
+    @cached_property
+    def waited_for(self) -> pl.DataFrame:
+        """Those of :attr:`joined` that their calls waited for, one after another: no choice that others outlasted."""
+        return self.joined.filter(pl.col("final") | ~pl.col("answered"))
 
     @cached_property
     def intervals(self) -> pl.DataFrame:
@@ -126,6 +137,29 @@ class Timeline:
 def left_at() -> pl.Expr:
     """When the client stopped waiting: at its abort, or when it had the answer."""
     return pl.when(pl.col("call_abort_ns") > 0).then("call_abort_ns").otherwise("call_end_ns")
+
+
+def _mark(joined: pl.DataFrame) -> pl.DataFrame:
+    """Add ``answered``, ``final`` and ``answer_first_ns`` (the first token of any choice), and split ``read_tokens``."""
+    answer = ["call_id", "engine", "received_ns", "answer_id"]
+    ordered = joined.with_columns(answer_id=pl.col("request_id").str.replace(_CHOICE, "")).sort(
+        "received_ns", "answer_id", "removed_ns", "sent_ns", "request_id"
+    )
+    begun = pl.when(pl.col("first_token_ns") > 0).then("first_token_ns")
+    # Rounded where the running sum is, so that the choices' tokens add up to the call's.
+    written = pl.col("delivered_tokens").cast(pl.Int64)
+    share = pl.col("read_tokens") * written.cum_sum().over(answer) / pl.max_horizontal(written.sum().over(answer), 1)
+    marked = ordered.with_columns(
+        answered=pl.struct("engine", "received_ns", "answer_id").last().over("call_id")
+        == pl.struct("engine", "received_ns", "answer_id"),
+        final=pl.int_range(pl.len()).over("call_id") == pl.len().over("call_id") - 1,
+        answer_first_ns=begun.min().over(answer).fill_null(0),
+        choices=pl.len().over(answer),
+        upto=share.round().cast(pl.Int64),
+    )
+    own = pl.col("upto") - pl.col("upto").shift(1, fill_value=0).over(answer)
+    read = pl.when(pl.col("choices") > 1).then(own).otherwise("read_tokens")
+    return marked.with_columns(read_tokens=read).drop("upto", "choices", "answer_id")
 
 
 def clock_offsets(joined: pl.DataFrame) -> pl.DataFrame:

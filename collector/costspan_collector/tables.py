@@ -41,9 +41,14 @@ _ARROW = MappingProxyType(
 
 
 def arrow_schema(client: Client, table: str) -> pa.Schema:
-    """The Arrow schema of a table in the store; a column of a Nested is a list column named ``nested.column``."""
+    """The Arrow schema of a table in the store; a column of a Nested is a list column named ``nested.column``.
+
+    Columns with a DEFAULT came later than their table, and older senders know nothing of them: a payload may leave them out.
+    """
     described = client.query(f"DESCRIBE TABLE {table}").named_results()
-    return pa.schema([_field(column["name"], column["type"]) for column in described])
+    return pa.schema(
+        [_field(column["name"], column["type"]).with_metadata({"default": column["default_type"]}) for column in described]
+    )
 
 
 def _field(name: str, kind: str) -> pa.Field[Any]:
@@ -60,7 +65,8 @@ def _field(name: str, kind: str) -> pa.Field[Any]:
 def conform(payload: pa.Table, schema: pa.Schema) -> pa.Table:
     """A payload in exactly a table's schema.
 
-    Columns may come in any order, and texts as any Arrow text (large, dictionary-encoded).
+    Columns may come in any order, and texts as any Arrow text (large, dictionary-encoded). A column with a default that
+    is not there is filled with its type's zero.
 
     Raises:
         ContentError: It does not fit; the sentence names the first wrong column and what it must be.
@@ -73,6 +79,8 @@ def conform(payload: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _conform_column(payload: pa.Table, field: pa.Field[Any]) -> pa.ChunkedArray[Any]:
     indices = payload.schema.get_all_field_indices(field.name)
+    if not indices and (field.metadata or {}).get(b"default"):
+        return pa.chunked_array([_zeros(payload.num_rows, field.type)])
     if len(indices) != 1:
         how = "is missing" if not indices else f"comes {len(indices)} times"
         raise ContentError(f"column {field.name!r} {how}: it must be there once, as {field.type}")
@@ -82,6 +90,11 @@ def _conform_column(payload: pa.Table, field: pa.Field[Any]) -> pa.ChunkedArray[
     if not field.nullable and _nulls(column):
         raise ContentError(f"column {field.name!r} has nulls: every row needs a {field.type}")
     return column.cast(field.type)
+
+
+def _zeros(count: int, kind: pa.DataType) -> pa.Array[Any]:
+    zero: Any = [] if pa.types.is_list(kind) else "" if pa.types.is_string(kind) else 0
+    return pa.array([zero] * count, kind)
 
 
 def _acceptable(given: pa.DataType, wanted: pa.DataType) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from costspan.clock import now_ns
 from costspan_engine.sequence import Sequence
 
 _EVICTED_PER_BLOCK = 4
@@ -52,14 +54,24 @@ class BlockManager:
         block_size: Tokens in a block.
         prefix_cache: Whether full blocks are kept after use.
         on_evict: Called with (victim, culprit) when a cached block of one tenant is given to another's sequence.
+        clock: Nanoseconds since the epoch.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, *, prefix_cache: bool, on_evict: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        *,
+        prefix_cache: bool,
+        on_evict: Callable[[str, str], None],
+        clock: Callable[[], int] = now_ns,
+    ) -> None:
         self.block_size = block_size
         self.held: dict[str, int] = {}
         """Distinct blocks referenced, by tenant; tenants that hold none are absent."""
         self._prefix_cache = prefix_cache
         self._on_evict = on_evict
+        self._clock = clock
         self._blocks = [Block() for _ in range(num_blocks)]
         self._free = deque(range(num_blocks))
         self._cached: dict[bytes, int] = {}
@@ -77,6 +89,12 @@ class BlockManager:
         """Blocks that sequences reference."""
         return len(self._blocks) - self.available
 
+    def prepare(self, seq: Sequence) -> None:
+        """Hash a prompt ahead of its look-up, in whichever thread it arrives."""
+        full = len(seq.tokens) // self.block_size
+        if self._prefix_cache and full:
+            seq.block_hash(full - 1, self.block_size)
+
     def lookup(self, seq: Sequence) -> Prefix:
         """Find the cached prefix of a waiting sequence. Its last token is never taken from the cache: it makes the next one."""
         if not self._prefix_cache:
@@ -91,27 +109,41 @@ class BlockManager:
         culprit = self._evicted[seq.block_hash(len(hits), size)] if lost > len(hits) else ""
         return Prefix(hits, (lost - len(hits)) * size, culprit)
 
-    def admit(self, seq: Sequence, prefix: Prefix) -> bool:
-        """Give a waiting sequence blocks for all its tokens, its cached prefix first; false when there are too few."""
+    def admit(self, seq: Sequence, prefix: Prefix) -> int:
+        """Give a waiting sequence blocks for all its tokens, its cached prefix first; or say how many are missing."""
         fresh = -(-len(seq.tokens) // self.block_size) - len(prefix.blocks)
         idle_hits = sum(block in self._unreferenced for block in prefix.blocks)
-        if fresh > self.available - idle_hits:
-            return False
+        if (missing := fresh - (self.available - idle_hits)) > 0:
+            return missing
         # Hits are referenced before anything is allocated, or the allocation could evict them.
         for block in prefix.blocks:
             self._reference(block, seq.tenant)
+        seq.block_since_ns = self._clock()
         seq.blocks = prefix.blocks + [self._allocate(seq.tenant) for _ in range(fresh)]
         seq.registered = len(prefix.blocks)
+        return 0
+
+    def grow(self, seq: Sequence, tokens: int = 1) -> bool:
+        """Make sure that the sequence has blocks for its next ``tokens``; false when there are too few."""
+        fresh = -(-(seq.computed + tokens) // self.block_size) - len(seq.blocks)
+        if fresh > self.available:
+            return False
+        if fresh > 0:
+            self._meter(seq)
+            seq.blocks += [self._allocate(seq.tenant) for _ in range(fresh)]
         return True
 
-    def grow(self, seq: Sequence) -> bool:
-        """Make sure that the sequence has a block for its next token; false when there is none."""
-        if seq.computed < len(seq.blocks) * self.block_size:
-            return True
-        if not self.available:
-            return False
-        seq.blocks.append(self._allocate(seq.tenant))
-        return True
+    def steps(self, sequences: list[Sequence], limit: int) -> int:
+        """How many tokens, up to ``limit``, every one of them can grow by before blocks are short; at least 1."""
+        size = self.block_size
+        if len(sequences) * -(-limit // size) <= self.available:
+            return limit
+        free = self.available + sum(len(seq.blocks) for seq in sequences)
+
+        def short(tokens: int) -> bool:
+            return sum(-(-(seq.computed + tokens) // size) for seq in sequences) > free
+
+        return 1 + bisect_left(range(2, limit + 1), x=True, key=short)
 
     def register(self, seq: Sequence) -> None:
         """Offer the sequence's computed full blocks to the prefix cache; of two equal blocks the first stays in it."""
@@ -127,6 +159,7 @@ class BlockManager:
 
     def release(self, seq: Sequence) -> None:
         """Take all blocks from a sequence; cached ones stay until somebody needs the room."""
+        self._meter(seq)
         # In reverse, so that the end of a prefix is evicted before its beginning: without that the end is worth nothing.
         for index in reversed(seq.blocks):
             block = self._blocks[index]
@@ -141,6 +174,12 @@ class BlockManager:
                     self._free.append(index)
         seq.blocks = []
         seq.registered = 0
+
+    def _meter(self, seq: Sequence) -> None:
+        """Bring its block-nanoseconds up to now, before it holds more or fewer."""
+        at_ns = self._clock()
+        seq.block_ns += len(seq.blocks) * (at_ns - seq.block_since_ns)
+        seq.block_since_ns = at_ns
 
     def _reference(self, index: int, tenant: str) -> None:
         block = self._blocks[index]

@@ -7,15 +7,17 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from costspan.clock import now_ns
 from costspan.semconv import Outcome
-from costspan_engine.config import EngineConfig
+from costspan_engine.deadlines import Deadlines
 from costspan_engine.errors import RequestError
-from costspan_engine.executor import Executor
-from costspan_engine.scheduler import Batch, Scheduler
+from costspan_engine.executor import Executor, Logprobs, Result
+from costspan_engine.scheduler import Batch, Progress, Scheduler
 from costspan_engine.sequence import Request, Sequence
-from costspan_hooks.observer import EngineObserver, Removal, Step
+from costspan_engine.settings import EngineConfig
+from costspan_hooks.observer import Burst, EngineObserver, Removal, Step
 
 _logger = logging.getLogger("costspan")
 
@@ -23,21 +25,23 @@ IDLE_REPORT_S = 1.0
 """Idle time is reported at least this often, so that it is seen while it lasts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """What the engine tells a request's caller after a turn.
 
     Attributes:
         request_id: Whose.
         token: A new token, or ``None`` when the request ended without one.
-        finish_reason: "" while it goes on; else ``stop``, ``length``, ``abort`` or ``error``, and nothing follows.
+        finish_reason: "" while it goes on; else ``stop``, ``length``, ``abort`` (it was cancelled), ``timeout`` (its deadline
+            passed), ``error`` (its step failed) or ``stopping`` (the engine shut down), and nothing follows.
         cached_tokens: Prompt tokens that were found in the prefix cache.
+        logprobs: How likely the token was, where that was asked for.
     """
 
     request_id: str
     token: int | None
     finish_reason: str
     cached_tokens: int
+    logprobs: Logprobs | None = None
 
 
 Deliver = Callable[[list[Output]], None]
@@ -52,6 +56,8 @@ class Totals:
     prefill_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     removed: Counter[Outcome] = field(default_factory=Counter)
 
 
@@ -85,9 +91,10 @@ class Engine:
         self._started_ns = started_ns
         self._deliver: Deliver = _drop
         self._outputs: list[Output] = []
+        self._deadlines = Deadlines()
         self._thread = threading.Thread(target=self._run, name="costspan-engine", daemon=True)
         self._wake = threading.Condition(threading.Lock())  # guards what follows
-        self._inbox: list[Request] = []
+        self._inbox: list[Sequence] = []
         self._cancels: list[_Cancel] = []
         self._in_flight = -1
         self._stopping = False
@@ -109,7 +116,8 @@ class Engine:
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def submit(self, request: Request) -> None:
         """Put a request into the inbox.
@@ -118,10 +126,12 @@ class Engine:
             RequestError: When it cannot be served.
         """
         self._check(request)
+        seq = Sequence(request)
+        self.scheduler.blocks.prepare(seq)
         with self._wake:
             if self._stopping:
                 raise RequestError("The engine is shutting down; send the request to another one.", status=503, code="stopping")
-            self._inbox.append(request)
+            self._inbox.append(seq)
             self._wake.notify()
 
     def cancel(self, request_id: str, disconnect_ns: int) -> None:
@@ -157,21 +167,27 @@ class Engine:
     def _turn(self) -> bool:
         """One turn of the loop; false when it was the last."""
         arrivals, cancels, stopping = self._take()
-        for request in arrivals:
-            self._observer.enqueued(request.info)
-            self.scheduler.add(Sequence(request))
+        for seq in arrivals:
+            self._welcome(seq)
         for cancel in cancels:
             self._cancel(cancel)
+        self._expire()
         if stopping:
             return False
         if len(self.scheduler):
             self._step()
-        self._hand_out()
         if not len(self.scheduler):
+            self._hand_out()
             self._sleep()
         return True
 
-    def _take(self) -> tuple[list[Request], list[_Cancel], bool]:
+    def _welcome(self, seq: Sequence) -> None:
+        self._observer.enqueued(seq.request.info)
+        self.scheduler.add(seq)
+        if deadline_ns := seq.request.deadline_ns:
+            self._deadlines.add(deadline_ns, seq.request_id, self.scheduler)
+
+    def _take(self) -> tuple[list[Sequence], list[_Cancel], bool]:
         # Whoever leaves from here on leaves during the coming step: the batch is being made without knowing of it.
         with self._wake:
             arrivals, self._inbox = self._inbox, []
@@ -184,16 +200,26 @@ class Engine:
             self._end(seq, Outcome.CANCELLED, "abort", now_ns(), cancel)
             self._outputs.append(Output(seq.request_id, None, "abort", max(0, seq.cached_tokens)))
 
+    def _expire(self) -> None:
+        for request_id in self._deadlines.passed(now_ns()) if self._deadlines else ():
+            if seq := self.scheduler.remove(request_id):
+                self._end(seq, Outcome.TIMEOUT, "timeout", now_ns())
+                self._outputs.append(Output(request_id, None, "timeout", max(0, seq.cached_tokens)))
+
     def _step(self) -> None:
         batch = self.scheduler.schedule()
         start_ns = now_ns()
         try:
-            result = self._executor.execute(batch)
+            wait = self._executor.launch(batch)
+            self._hand_out()  # what the step before made, while this one runs
+            result = wait()
         except Exception:
             _logger.exception("A step failed; its requests end with an error, and the engine goes on.")
-            self._fail(batch.sequences)
+            self._fail(batch.sequences, "error")
             return
         end_ns = now_ns()
+        progress = self.scheduler.complete(batch, result.tokens)
+        bursts = [burst for each in progress if (burst := each.burst)]
         self._observer.step(
             Step(
                 index=self.totals.steps,
@@ -203,22 +229,42 @@ class Engine:
                 chunks=batch.chunks(),
                 bound=batch.bound,
                 blocks=self.scheduler.blocks.held,
+                bursts=bursts,
+                experts=result.experts,
+                expert_skew=result.expert_skew,
             )
         )
-        self._count(batch, result.duration_ns)
-        self.scheduler.complete(batch, result.tokens)
-        for seq in batch.making:
-            reason = seq.finish_reason()
-            if reason:
-                self.scheduler.remove(seq.request_id)
-                self._end(seq, Outcome.OK, reason, end_ns)
-            self._outputs.append(Output(seq.request_id, seq.tokens[-1], reason, seq.cached_tokens))
+        self._count(batch, result.duration_ns, bursts, progress)
+        for each in progress:
+            self._tell(each, result)
+            if each.reason:
+                self.scheduler.remove(each.seq.request_id)
+                self._end(each.seq, Outcome.ERROR if each.reason == "error" else Outcome.OK, each.reason, end_ns)
 
-    def _count(self, batch: Batch, duration_ns: int) -> None:
+    def _tell(self, progress: Progress, result: Result) -> None:
+        seq, reason = progress.seq, progress.reason
+        logprobs = result.logprobs.get(seq.request_id)
+        last = len(progress.tokens) - 1 if reason != "error" else -1
+        for place, token in enumerate(progress.tokens):
+            self._outputs.append(
+                Output(
+                    seq.request_id,
+                    token,
+                    reason if place == last else "",
+                    seq.cached_tokens,
+                    logprobs[place] if logprobs else None,
+                )
+            )
+        if reason == "error":
+            self._outputs.append(Output(seq.request_id, None, reason, seq.cached_tokens))
+
+    def _count(self, batch: Batch, duration_ns: int, bursts: list[Burst], progress: list[Progress]) -> None:
         self.totals.steps += 1
         self.totals.busy_ns += duration_ns
         self.totals.prefill_tokens += sum(prefill.tokens for prefill in batch.prefills)
-        self.totals.output_tokens += len(batch.making)
+        self.totals.output_tokens += sum(len(each.tokens) for each in progress)
+        self.totals.drafted_tokens += sum(burst.drafted for burst in bursts)
+        self.totals.accepted_tokens += sum(burst.accepted for burst in bursts)
 
     def _end(self, seq: Sequence, outcome: Outcome, reason: str, at_ns: int, cancel: _Cancel | None = None) -> None:
         """Tell of a sequence that the scheduler has let go."""
@@ -226,19 +272,24 @@ class Engine:
         self.totals.cached_tokens += max(0, seq.cached_tokens)
         disconnect_ns, disconnect_step = (cancel.disconnect_ns, cancel.disconnect_step) if cancel else (0, -1)
         self._observer.removed(
-            Removal(seq.request_id, at_ns, outcome, reason, seq.output_tokens, disconnect_ns, disconnect_step)
+            Removal(seq.request_id, at_ns, outcome, reason, seq.output_tokens, disconnect_ns, disconnect_step, seq.block_ns)
         )
 
-    def _fail(self, sequences: Iterable[Sequence]) -> None:
+    def _fail(self, sequences: Iterable[Sequence], reason: str) -> None:
         for seq in sequences:
             self.scheduler.remove(seq.request_id)
             self._end(seq, Outcome.ERROR, "error", now_ns())
-            self._outputs.append(Output(seq.request_id, None, "error", max(0, seq.cached_tokens)))
+            self._outputs.append(Output(seq.request_id, None, reason, max(0, seq.cached_tokens)))
 
     def _hand_out(self) -> None:
-        if self._outputs:
-            outputs, self._outputs = self._outputs, []
+        if not self._outputs:
+            return
+        outputs, self._outputs = self._outputs, []
+        try:
             self._deliver(outputs)
+        except Exception:
+            # Whoever takes them is gone, its event loop closed: that is no fault of the step that runs meanwhile.
+            _logger.exception("What %d requests made could not be handed out.", len({each.request_id for each in outputs}))
 
     def _sleep(self) -> None:
         start_ns = now_ns()
@@ -262,11 +313,12 @@ class Engine:
     def _leave(self) -> None:
         with self._wake:
             self._stopping = True
-            arrivals, self._inbox = self._inbox, []
-        for request in arrivals:
-            self._observer.enqueued(request.info)
-            self.scheduler.add(Sequence(request))
-        self._fail([*self.scheduler.running.values(), *self.scheduler.waiting.values()])
+        arrivals, cancels, _ = self._take()
+        for seq in arrivals:
+            self._welcome(seq)
+        for cancel in cancels:
+            self._cancel(cancel)
+        self._fail([*self.scheduler.running.values(), *self.scheduler.waiting], "stopping")
         self._hand_out()
         self._observer.stopped(now_ns())
 

@@ -33,10 +33,20 @@ class RequestError(CostspanEngineError):
         status: HTTP status.
         code: OpenAI's machine-readable reason, such as ``context_length_exceeded``.
         param: The field at fault, or ``None``.
+        retry_after_s: When it is worth another try, or ``None``.
     """
 
-    def __init__(self, message: str, *, status: int = 400, code: str = "invalid_value", param: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        code: str = "invalid_value",
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.param = param
+        self.retry_after_s = retry_after_s

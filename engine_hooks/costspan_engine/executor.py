@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from costspan_engine.scheduler import Batch
@@ -10,16 +11,35 @@ from costspan_hooks.observer import ModelShape
 
 
 @dataclass(frozen=True, slots=True)
+class Logprobs:
+    """How likely a token was.
+
+    Attributes:
+        logprob: Natural logarithm of its probability, before temperature and truncation.
+        top: The likeliest tokens with theirs, best first, as many as were asked for.
+    """
+
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """A computed batch.
 
     Attributes:
-        tokens: The new token of each of ``batch.making``, in its order.
+        tokens: The new tokens of each of ``batch.making``, in its order: one, and one more for each draft that was right.
         duration_ns: How long it took, as the executor measured it.
+        logprobs: By request, for those that asked: one for each of its new tokens.
+        experts: Tokens routed to each expert, added up over layers; empty for a dense model.
+        expert_skew: The busiest expert's load over the mean, averaged over layers; 0 for a dense model.
     """
 
-    tokens: list[int]
+    tokens: list[list[int]]
     duration_ns: int
+    logprobs: Mapping[str, list[Logprobs]] = field(default_factory=dict)
+    experts: Sequence[int] = ()
+    expert_skew: float = 0.0
 
 
 class Executor(Protocol):
@@ -29,5 +49,5 @@ class Executor(Protocol):
     def shape(self) -> ModelShape:
         """What the model's cost depends on."""
 
-    def execute(self, batch: Batch) -> Result:
-        """Compute one step."""
+    def launch(self, batch: Batch) -> Callable[[], Result]:
+        """Begin a step; what is returned waits for its end. An executor without a device of its own computes there."""

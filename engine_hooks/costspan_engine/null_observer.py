@@ -17,7 +17,7 @@ class NullObserver:
     def admitted(self, admission: Admission) -> None:
         """Forget it."""
 
-    def preempted(self, request_id: str, at_ns: int) -> None:
+    def preempted(self, request_id: str, at_ns: int, culprit: str) -> None:
         """Forget it."""
 
     def evicted(self, at_ns: int, victim: str, culprit: str, tokens: int) -> None:

@@ -1,14 +1,16 @@
 """How long a step should take, given who is in it (docs/ledger.md).
 
 ``T̂ = a + Σ c_i``: a prefill chunk of ``n`` tokens at context ``x`` costs ``b·n + d·n·(x + n/2)``, a decoding sequence at
-context ``x`` costs ``e + f·x``. A step is bound by memory traffic or by arithmetic, so there is one non-negative coefficient
-vector a regime, and the regime of a step is told from its FLOPs and bytes (roofline: Williams et al., CACM 52(4), 2009;
-roofline-guided piecewise-linear attribution: LLMVisor, OpenReview VeAJmE2ZJU).
+context ``x`` costs ``e + f·x``. Drafts that it computes after its newest token are a chunk at context ``x + 1``.
+
+A step is bound by memory traffic or by arithmetic, so there is one non-negative coefficient vector a regime, and the regime of
+a step is told from its FLOPs and bytes (roofline: Williams et al., CACM 52(4), 2009; roofline-guided piecewise-linear
+attribution: LLMVisor, OpenReview VeAJmE2ZJU).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 import numpy as np
@@ -25,6 +27,8 @@ REFIT_EVERY = 64
 """New steps of a regime between two fits."""
 FIRST_FIT = 16
 """Steps of a regime before its first fit; until then the coefficients come from the model's shape."""
+START_WEIGHT = 0.5
+"""How much a coefficient's start weighs against one step in which it is the most that it is in any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,8 @@ class Coefficients:
 
     Attributes:
         fixed: a, the step itself.
-        prefill_token: b, a prompt token.
-        prefill_pair: d, a prompt token attending to one earlier token.
+        prefill_token: b, a prompt token or a draft.
+        prefill_pair: d, a prompt token or a draft attending to one earlier token.
         decode_seq: e, a decoding sequence.
         decode_token: f, a decoding sequence attending to one token of its context.
     """
@@ -62,8 +66,8 @@ class Load:
     """What a step has to do.
 
     Attributes:
-        prefill_tokens: Σ n over its chunks.
-        prefill_pairs: Σ n·(x + n/2) over its chunks.
+        prefill_tokens: Σ n over its chunks and drafts.
+        prefill_pairs: Σ n·(x + n/2) over its chunks and drafts.
         decode_seqs: Sequences that decode a token.
         decode_tokens: Σ x over them.
     """
@@ -114,26 +118,48 @@ class Roofline:
         model = self.model
         tokens = load.prefill_tokens + load.decode_seqs
         flops = 2.0 * model.parameters * tokens + model.flops_per_pair * (load.prefill_pairs + load.decode_tokens)
-        moved = float(model.parameters * model.bytes_per_parameter + model.kv_bytes_per_token * (load.decode_tokens + tokens))
+        moved = self.weight_bytes(tokens) + model.kv_bytes_per_token * (load.decode_tokens + tokens)
         return "compute" if flops * self.device.bytes_per_s > moved * self.device.flops_per_s else "memory"
 
+    def weight_bytes(self, tokens: int) -> float:
+        """What a step of so many tokens reads of the model's weights.
+
+        A mixture of experts reads those that some token is routed to. With evenly random routing, the expected share that
+        ``n`` tokens touch is ``1 - (1 - q)^n``, q being what one token touches (the occupancy problem: Feller, An Introduction
+        to Probability Theory and Its Applications, vol. 1). Here q is taken of all weights, so that one token reads exactly
+        the active ones, and many come up to all.
+        """
+        active, resident = self.model.parameters, self.model.resident_parameters
+        read = resident * (1.0 - (1.0 - active / resident) ** tokens) if resident > active else float(active)
+        return read * self.model.bytes_per_parameter
+
     def coefficients(self, regime: Regime) -> Coefficients:
-        """Where a regime's coefficients start, before any step was seen."""
+        """Where a regime's coefficients start, before any step was seen.
+
+        Memory traffic starts with all of the weights: a batch soon touches every expert, and a step's cost must stay linear.
+        """
         ns_per_flop, ns_per_byte = 1e9 / self.device.flops_per_s, 1e9 / self.device.bytes_per_s
         token = 2.0 * self.model.parameters * ns_per_flop
         pair = self.model.flops_per_pair * ns_per_flop
         if regime == "compute":
             return Coefficients(1.0, token, pair, token, pair)
-        weights = self.model.parameters * self.model.bytes_per_parameter * ns_per_byte
+        resident = max(self.model.resident_parameters, self.model.parameters)
+        weights = resident * self.model.bytes_per_parameter * ns_per_byte
         kv = self.model.kv_bytes_per_token * ns_per_byte
         return Coefficients(weights, token, pair, kv, kv)
 
 
 class RegimeFit:
-    """One regime's coefficients, refitted from its last :data:`WINDOW` steps."""
+    """One regime's coefficients, refitted from its last :data:`WINDOW` steps.
+
+    What those steps say little about (prompts, where nearly all decode) stays near the proportions that it started from, at the
+    pace that was measured (ridge regression: Hoerl and Kennard, Technometrics 12(1), 1970). Without that, one odd step would
+    set the price of all that are like it.
+    """
 
     def __init__(self, start: Coefficients) -> None:
         self.coefficients = start
+        self._start: NDArray[np.float64] = np.array(astuple(start))
         self._features: NDArray[np.float64] = np.zeros((WINDOW, 5))
         self._durations: NDArray[np.float64] = np.ones(WINDOW)
         self._seen = 0
@@ -150,15 +176,20 @@ class RegimeFit:
     def _refit(self) -> None:
         count = min(self._seen, WINDOW)
         features, durations = self._features[:count], self._durations[:count]
+        expected = self._start * float(np.median(durations / (features @ self._start)))
         # Dividing by the duration makes the error relative: a slow step must not outvote a hundred quick ones.
         relative = features / durations[:, None]
-        scale = np.maximum(relative.max(axis=0), 1e-300)
-        weights = np.ones(count)
+        most = relative.max(axis=0)
+        scale = np.where(most > 0, most, 1.0 / expected)
+        rows = np.vstack([relative / scale, np.eye(5)])
+        # No coefficient can have been more than the whole of the step that it was the most of.
+        targets = np.append(np.ones(count), np.minimum(1.0, expected * scale))
+        weights = np.append(np.ones(count), np.full(5, START_WEIGHT))
         solution = np.zeros(5)
         for _ in range(2):  # the second pass gives stalled steps less say (Huber weights)
-            solution = nnls(relative / scale * weights[:, None], weights)[0]
-            residual = np.abs(relative / scale @ solution - 1.0)
-            weights = np.sqrt(np.minimum(1.0, 0.1 / np.maximum(residual, 1e-12)))
+            solution = nnls(rows * weights[:, None], targets * weights)[0]
+            residual = np.abs(rows[:count] @ solution - 1.0)
+            weights[:count] = np.sqrt(np.minimum(1.0, 0.1 / np.maximum(residual, 1e-12)))
         fixed, token, pair, seq, context = (float(value) for value in solution / scale)
         self.coefficients = Coefficients(max(1.0, fixed), token, pair, seq, context)
 

@@ -4,108 +4,32 @@ A decoding sequence takes part in every step between two of its transitions. So 
 sequence remembers their values when it begins to decode, and its share is their difference: no loop over the batch. With
 ``s = T/T̂`` and the coefficients of step ``k``, a sequence that decodes at context ``x = base + k`` from one transition to the
 next costs ``ΔF + base·ΔX + ΔY``, where ``F += s·(a/n + e)``, ``X += s·f``, ``Y += s·f·k``. With ``s = 1`` and ``a`` undivided
-the same sums give the time that it would have taken alone. Only chunks and transitions cost more.
+the same sums give the time that it would have taken alone. Drafts that were right make ``base`` larger, from then on. Only
+chunks, bursts and transitions cost more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from costspan.semconv import Phase, Waste
+from costspan.semconv import Phase
+from costspan_hooks.accounts import UNIT, Account, Sums, TenantLoad
 from costspan_hooks.cost_model import Coefficients, CostModel, Device, Load, Roofline
 from costspan_hooks.errors import ProtocolError
-from costspan_hooks.observer import Admission, Chunk, ModelShape, Removal, RequestInfo, Step
+from costspan_hooks.observer import Admission, Burst, Chunk, ModelShape, Removal, RequestInfo, Step
 from costspan_hooks.records import AttemptRecord, EvictionRecord, Segment, StepRecord, TenantShare
 
-UNIT = 1 << 40
-"""Sums are whole numbers of 1/UNIT nanosecond: the difference of two is exact, however long the engine has run."""
-
 
 @dataclass(slots=True)
-class Sums:
-    """Running sums over all steps so far, in 1/UNIT nanoseconds; ``duration`` and ``host_gap`` in nanoseconds."""
+class Extra:
+    """What a tenant computed in a step beside one token for each of its decoding sequences."""
 
-    cost: int = 0  # F
-    cost_token: int = 0  # X
-    cost_token_step: int = 0  # Y
-    solo: int = 0
-    solo_token: int = 0
-    solo_token_step: int = 0
-    predicted: int = 0
-    duration: int = 0
-    host_gap: int = 0
-
-    def add(self, step: int, duration: int, predicted: float, participants: int, unit: Coefficients) -> None:
-        """Take a step in: its measured and predicted time, and how many shared it."""
-        stretch = duration / predicted * UNIT
-        cost_token, solo_token = int(stretch * unit.decode_token), int(UNIT * unit.decode_token)
-        self.cost += int(stretch * (unit.fixed / participants + unit.decode_seq))
-        self.cost_token += cost_token
-        self.cost_token_step += cost_token * step
-        self.solo += int(UNIT * (unit.fixed + unit.decode_seq))
-        self.solo_token += solo_token
-        self.solo_token_step += solo_token * step
-        self.predicted += int(UNIT * predicted)
-        self.duration += duration
-
-    def decode_since(self, start: Sums, base: int) -> tuple[float, float]:
-        """(cost, solo) in nanoseconds of a sequence that has decoded since ``start`` at context ``base + step``."""
-        cost = self.cost - start.cost + base * (self.cost_token - start.cost_token)
-        solo = self.solo - start.solo + base * (self.solo_token - start.solo_token)
-        cost += self.cost_token_step - start.cost_token_step
-        solo += self.solo_token_step - start.solo_token_step
-        return cost / UNIT, solo / UNIT
-
-
-@dataclass(slots=True)
-class TenantLoad:
-    """What a tenant has in the engine now."""
-
-    seqs: int = 0
-    decoding: int = 0
-    base: int = 0  # Σ (context - step) over its decoding sequences
-
-
-@dataclass(slots=True)
-class Account:
-    """One request's open position in the ledger."""
-
-    request: RequestInfo
-    load: TenantLoad = field(default_factory=TenantLoad)
-    segments: list[Segment] = field(default_factory=list)
-    # The open segment: its phase, when it began, and the sums at that moment.
-    phase: Phase = Phase.QUEUE
-    since_ns: int = 0
-    step_first: int = -1
-    step_last: int = -1
-    start: Sums = field(default_factory=Sums)
-    context: int = 0  # tokens in the KV cache before step_first
-    computed: int = 0  # tokens computed in the segment (prefill)
-    base: int = 0  # context - step, while decoding
-    cost: float = 0.0  # of its chunks
-    solo: float = 0.0
-    # What will be computed a second time, [context at admission, redo_until), and why.
-    redo_until: int = 0
-    redo_waste: str = ""
-    redo_culprit: str = ""
-    redo_cost: float = 0.0
-    high_water: int = 0  # the most tokens that had keys and values when it was preempted
-    cached_tokens: int = 0
-    evicted_tokens: int = 0
-    preemptions: int = 0
-    first_token_ns: int = 0
-    last_step: int = -1
-
-    def take_chunk(self, step: int, tokens: int, cost: float, solo: float) -> None:
-        """Add a piece of the prompt to the open segment; nanoseconds paid and nanoseconds alone."""
-        if self.step_first < 0:
-            self.step_first = step
-        self.step_last = self.last_step = step
-        self.computed += tokens
-        self.cost += cost
-        self.solo += solo
+    chunks: int = 0
+    tokens: int = 0
+    prefill_ns: float = 0.0
+    draft_ns: float = 0.0
 
 
 class StepLedger:
@@ -143,30 +67,21 @@ class StepLedger:
     def admitted(self, admission: Admission) -> None:
         """The wait ends (queue or preempted), and the prompt's computation begins."""
         account = self._account(admission.request_id)
-        if account.phase not in {Phase.QUEUE, Phase.PREEMPTED}:
+        if not account.waiting:
             raise ProtocolError(f"{admission.request_id} was admitted while in {account.phase}: report its preemption first.")
         self._close_wait(account, admission.at_ns)
         took = admission.ready_ns - admission.at_ns
         account.segments.append(Segment(Phase.CACHE_HIT, admission.at_ns, took, tokens=admission.cached_tokens))
-        again = account.preemptions > 0
-        account.phase, account.since_ns = Phase.PREFILL, admission.ready_ns
-        account.step_first, account.step_last = -1, -1
-        account.context = admission.cached_tokens
-        account.computed, account.cost, account.solo, account.redo_cost = 0, 0.0, 0.0, 0.0
-        if again:
-            account.redo_until, account.redo_waste, account.redo_culprit = account.high_water, Waste.RECOMPUTED_PREEMPTION, ""
-        else:
-            account.cached_tokens, account.evicted_tokens = admission.cached_tokens, admission.evicted_tokens
-            account.redo_until = admission.cached_tokens + admission.evicted_tokens
-            account.redo_waste, account.redo_culprit = Waste.RECOMPUTED_EVICTION, admission.evicted_by
+        account.begin_prefill(admission)
         account.load = self._tenants.setdefault(account.request.tenant, TenantLoad())
         account.load.seqs += 1
         self._admitted.append((account, admission.ready_ns))
 
-    def preempted(self, request_id: str, at_ns: int) -> None:
+    def preempted(self, request_id: str, at_ns: int, culprit: str) -> None:
         """The request waits again; what it had must be computed again."""
         account = self._account(request_id)
-        account.high_water = max(account.high_water, self._in_cache(account))
+        account.high_water = max(account.high_water, account.in_cache(self._last_step))
+        account.preempted_by = culprit
         self._leave_batch(account, at_ns)
         account.phase, account.since_ns = Phase.PREEMPTED, at_ns
         account.step_first = self._last_step + 1
@@ -176,7 +91,7 @@ class StepLedger:
         """Close the account and hand its record on."""
         account = self._account(removal.request_id)
         del self._accounts[removal.request_id]
-        if account.phase in {Phase.QUEUE, Phase.PREEMPTED}:
+        if account.waiting:
             self._close_wait(account, removal.at_ns)
         else:
             self._leave_batch(account, removal.at_ns)
@@ -188,6 +103,8 @@ class StepLedger:
                 cached_tokens=account.cached_tokens,
                 evicted_tokens=account.evicted_tokens,
                 preemptions=account.preemptions,
+                drafted_tokens=account.drafted_tokens,
+                accepted_tokens=account.accepted_tokens,
                 first_token_ns=account.first_token_ns,
                 last_step=account.last_step,
             )
@@ -226,8 +143,9 @@ class StepLedger:
 
     def step(self, step: Step) -> None:
         """Take a step into the books."""
-        chunks = [(self._account(chunk.request_id), chunk) for chunk in step.chunks]
-        load = self._load(step.index, chunks)
+        chunks = [(self._account(chunk.request_id), chunk) for chunk in step.chunks] if step.chunks else []
+        bursts = [(self._speculating(burst), burst) for burst in step.bursts] if step.bursts else []
+        load = self._load(step.index, chunks, bursts)
         participants = load.decode_seqs + len(chunks)
         if participants == 0:
             raise ProtocolError(f"Step {step.index} has nobody in it: report idle time through idle().")
@@ -239,17 +157,11 @@ class StepLedger:
         self._sums.host_gap += gap
         self._start_admitted(step)
         self._sums.add(step.index, step.duration_ns, predicted, participants, unit)
-        stretch = step.duration_ns / predicted
-        prefill: dict[str, tuple[int, int, float]] = {}
-        for account, chunk in chunks:
-            compute = unit.prefill(chunk.tokens, chunk.context)
-            cost = stretch * (unit.fixed / participants + compute)
-            again = min(chunk.tokens, account.redo_until - chunk.context)
-            if again > 0 and compute > 0:
-                account.redo_cost += cost * unit.prefill(again, chunk.context) / compute
-            account.take_chunk(step.index, chunk.tokens, cost, unit.fixed + compute)
-            count, tokens, total = prefill.get(account.request.tenant, (0, 0, 0.0))
-            prefill[account.request.tenant] = (count + 1, tokens + chunk.tokens, total + compute)
+        stretch, drafted = step.duration_ns / predicted, 0
+        extra = self._charge_chunks(step.index, chunks, unit, stretch, unit.fixed / participants) if chunks else {}
+        if bursts:
+            self._charge_drafts(step.index, bursts, unit, stretch, extra)
+            drafted = sum(burst.drafted for _, burst in bursts)
         self._sink(
             StepRecord(
                 step=step.index,
@@ -259,11 +171,14 @@ class StepLedger:
                 cold_start_ns=self._cold_start_ns,
                 bound=step.bound,
                 participants=participants,
-                prefill_tokens=load.prefill_tokens,
+                prefill_tokens=load.prefill_tokens - drafted,
+                drafted_tokens=drafted,
                 predicted_ns=predicted,
                 unit=unit,
                 regime=regime,
-                tenants=self._shares(step, unit, stretch, participants, prefill),
+                expert_tokens=step.experts,
+                expert_skew=step.expert_skew,
+                tenants=self._shares(step, unit, stretch, participants, extra),
             )
         )
         self._cold_start_ns = 0
@@ -273,18 +188,62 @@ class StepLedger:
         for account, chunk in chunks:
             if chunk.last:
                 self._begin_decode(account, step)
+        for account, burst in bursts:
+            account.lengthen(burst.accepted, self._sums)
         self._model.learn(regime, load, step.duration_ns)
 
-    def _load(self, index: int, chunks: list[tuple[Account, Chunk]]) -> Load:
+    def _speculating(self, burst: Burst) -> Account:
+        account = self._account(burst.request_id)
+        if account.phase is not Phase.DECODE:
+            raise ProtocolError(f"{burst.request_id} had drafts while in {account.phase}: only a decoding request has any.")
+        if not 0 <= burst.accepted <= burst.drafted or not burst.drafted:
+            raise ProtocolError(
+                f"{burst.request_id} had {burst.accepted} of {burst.drafted} drafts accepted: report bursts with drafts only."
+            )
+        return account
+
+    def _load(self, index: int, chunks: list[tuple[Account, Chunk]], bursts: list[tuple[Account, Burst]]) -> Load:
         tokens, pairs = 0, 0.0
         for _, chunk in chunks:
             tokens += chunk.tokens
             pairs += chunk.tokens * (chunk.context + chunk.tokens / 2)
-        seqs, contexts = 0, 0
+        for account, burst in bursts:  # drafts are a chunk that comes after the newest token
+            tokens += burst.drafted
+            pairs += burst.drafted * (account.base + index + 1 + burst.drafted / 2)
+        seqs, bases = 0, 0
         for tenant in self._tenants.values():
             seqs += tenant.decoding
-            contexts += tenant.base + index * tenant.decoding
-        return Load(tokens, pairs, seqs, contexts)
+            bases += tenant.base
+        return Load(tokens, pairs, seqs, bases + index * seqs)
+
+    def _charge_chunks(
+        self, step: int, chunks: list[tuple[Account, Chunk]], unit: Coefficients, stretch: float, fixed: float
+    ) -> dict[str, Extra]:
+        """Book chunks to their requests; returns what they come to by tenant."""
+        extra: dict[str, Extra] = {}
+        for account, chunk in chunks:
+            compute = unit.prefill(chunk.tokens, chunk.context)
+            cost = stretch * (fixed + compute)
+            again = min(chunk.tokens, account.redo_until - chunk.context)
+            if again > 0 and compute > 0:
+                account.wasted += cost * unit.prefill(again, chunk.context) / compute
+            account.take_chunk(step, chunk.tokens, cost, unit.fixed + compute)
+            own = extra.get(account.request.tenant) or extra.setdefault(account.request.tenant, Extra())
+            own.chunks += 1
+            own.tokens += chunk.tokens
+            own.prefill_ns += compute
+        return extra
+
+    def _charge_drafts(
+        self, step: int, bursts: list[tuple[Account, Burst]], unit: Coefficients, stretch: float, extra: dict[str, Extra]
+    ) -> None:
+        """Book drafts to their requests, and add what they come to by tenant to ``extra``."""
+        for account, burst in bursts:
+            compute = unit.prefill(burst.drafted, account.base + step + 1)
+            account.take_burst(burst, stretch * compute, compute)
+            own = extra.get(account.request.tenant) or extra.setdefault(account.request.tenant, Extra())
+            own.tokens += burst.drafted
+            own.draft_ns += compute
 
     def _start_admitted(self, step: Step) -> None:
         """Those admitted since the last step share only the part of the gap that came after they were ready."""
@@ -294,18 +253,21 @@ class StepLedger:
         self._admitted.clear()
 
     def _shares(
-        self, step: Step, unit: Coefficients, stretch: float, participants: int, prefill: dict[str, tuple[int, int, float]]
+        self, step: Step, unit: Coefficients, stretch: float, participants: int, extra: dict[str, Extra]
     ) -> list[TenantShare]:
-        shares = []
+        shares, index, held = [], step.index, step.blocks
+        each, seq, token = unit.fixed / participants, unit.decode_seq, unit.decode_token
         for name, tenant in self._tenants.items():
-            blocks = step.blocks.get(name, 0)
-            if not tenant.seqs and not blocks:
+            blocks, seqs, decoding = held.get(name, 0), tenant.seqs, tenant.decoding
+            if not seqs and not blocks:
                 continue
-            chunks, tokens, prefill_ns = prefill.get(name, (0, 0, 0.0))
-            contexts = tenant.base + step.index * tenant.decoding
-            compute = prefill_ns + unit.decode_seq * tenant.decoding + unit.decode_token * contexts
-            cost = stretch * (unit.fixed * (chunks + tenant.decoding) / participants + compute)
-            shares.append(TenantShare(name, tenant.seqs, tokens + tenant.decoding, blocks, compute, prefill_ns, cost))
+            compute = seq * decoding + token * (tenant.base + index * decoding)
+            if own := extra.get(name):
+                compute += own.prefill_ns + own.draft_ns
+                cost, tokens = stretch * (each * (own.chunks + decoding) + compute), own.tokens + decoding
+                shares.append(TenantShare(name, seqs, tokens, blocks, compute, own.prefill_ns, cost))
+            else:
+                shares.append(TenantShare(name, seqs, decoding, blocks, compute, 0.0, stretch * (each * decoding + compute)))
         return shares
 
     # --- segments ----------------------------------------------------------------------------------------------------
@@ -315,11 +277,6 @@ class StepLedger:
             return self._accounts[request_id]
         except KeyError:
             raise ProtocolError(f"{request_id} is not in the engine: report enqueued() before anything else of it.") from None
-
-    def _in_cache(self, account: Account) -> int:
-        if account.phase is Phase.DECODE:
-            return account.base + self._last_step + 1
-        return account.context + account.computed
 
     def _close_wait(self, account: Account, at_ns: int) -> None:
         last = self._last_step if self._last_step >= account.step_first else -1
@@ -333,14 +290,9 @@ class StepLedger:
         if not account.first_token_ns:
             account.first_token_ns = step.end_ns
         self._close_compute(account, step.end_ns)
-        account.context = account.context + account.computed
-        account.phase, account.since_ns = Phase.DECODE, step.end_ns
-        account.start = copy(self._sums)
-        account.start.host_gap += step.end_ns - self._booked_ns  # in the closed segment already
-        account.step_first = step.index + 1
-        account.base = account.context - account.step_first
-        account.load.decoding += 1
-        account.load.base += account.base
+        start = copy(self._sums)
+        start.host_gap += step.end_ns - self._booked_ns  # in the closed segment already
+        account.begin_decode(step.index, step.end_ns, start)
 
     def _leave_batch(self, account: Account, at_ns: int) -> None:
         self._close_compute(account, at_ns)
@@ -361,16 +313,18 @@ class StepLedger:
             tail = at_ns - account.since_ns
         else:
             tail = max(0, at_ns - self._booked_ns)
-        cost, solo, tokens, redo = account.cost, account.solo, account.computed, account.redo_cost
+        cost, solo, tokens = account.cost, account.solo, account.computed
         if account.phase is Phase.DECODE:
-            tokens, redo = self._last_step + 1 - account.step_first, 0.0
-            cost, solo = now.decode_since(start, account.base)
+            tokens = account.in_cache(self._last_step) - account.context
+            shared, alone = now.decode_since(start, account.base)
+            cost, solo = cost + shared, solo + alone
             if tokens:
                 account.step_last = account.last_step = self._last_step
             else:
                 account.step_first = account.step_last = -1
         duration, predicted = now.duration - start.duration, (now.predicted - start.predicted) / UNIT
         gap = now.host_gap - start.host_gap + tail
+        waste, waste_ns, culprit = account.waste
         account.segments.append(
             Segment(
                 account.phase,
@@ -385,9 +339,9 @@ class StepLedger:
                 interference_ns=predicted - solo,
                 deviation_ns=duration - predicted,
                 host_gap_ns=float(gap),
-                waste=str(account.redo_waste) if redo > 0 else "",
-                waste_ns=round(redo),
-                culprit=account.redo_culprit if redo > 0 else "",
+                waste=waste,
+                waste_ns=waste_ns,
+                culprit=culprit,
             )
         )
 

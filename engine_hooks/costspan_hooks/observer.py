@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from costspan.semconv import Bound, Outcome
+from costspan.semconv import Bound, LatencyClass, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +27,18 @@ class ModelShape:
     """The loaded model, as far as its cost depends on it.
 
     Attributes:
-        parameters: Weights that a token is multiplied with.
+        parameters: Weights that a token is multiplied with; of a mixture of experts, those that one token is routed to.
         bytes_per_parameter: Their width.
         kv_bytes_per_token: Keys and values of one token over all layers.
         flops_per_pair: Attention FLOPs of one token attending to one other, over all layers.
+        resident_parameters: Weights that a full batch reads: all experts'. 0 where that is ``parameters``.
     """
 
     parameters: int
     bytes_per_parameter: int
     kv_bytes_per_token: int
     flops_per_pair: int
+    resident_parameters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,9 @@ class RequestInfo:
         received_ns: When the server had the request; equal to ``enqueued_ns`` without a server.
         enqueued_ns: When it entered the engine's inbox.
         has_server: Whether a server will report the end of delivery through :meth:`EngineObserver.closed`.
+        adapter: The LoRA adapter it is computed with, or "".
+        latency_class: Whether a person waits for it.
+        priority: Within its class; the lower, the earlier.
     """
 
     request_id: str
@@ -70,6 +75,9 @@ class RequestInfo:
     received_ns: int
     enqueued_ns: int
     has_server: bool
+    adapter: str = ""
+    latency_class: LatencyClass = LatencyClass.INTERACTIVE
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +119,25 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Burst:
+    """A decoding request that computed guessed tokens after its newest one in a step.
+
+    Attributes:
+        request_id: Whose.
+        drafted: Tokens guessed and computed.
+        accepted: Of these, how many were what it would have said: it made ``accepted + 1`` tokens in the step.
+    """
+
+    request_id: str
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """One iteration of the batch. Every request that is past its last chunk decodes one token in every step.
+    """One iteration of the batch.
+
+    Every request that is past its last chunk decodes one token in every step, and more where ``bursts`` says so.
 
     Attributes:
         index: Counts up by one from 0 over the life of the engine.
@@ -122,6 +147,9 @@ class Step:
         chunks: The prompt pieces in it.
         bound: What kept the head of the waiting queue out.
         blocks: KV blocks held, by tenant (cached blocks that nobody references are not held). Read before the call returns.
+        bursts: Decoding requests that computed drafts.
+        experts: Tokens routed to each expert, added up over layers; empty for a dense model.
+        expert_skew: The busiest expert's load over the mean, averaged over layers: 1 is even. 0 for a dense model.
     """
 
     index: int
@@ -131,6 +159,9 @@ class Step:
     chunks: Sequence[Chunk]
     bound: Bound
     blocks: Mapping[str, int]
+    bursts: Sequence[Burst] = ()
+    experts: Sequence[int] = ()
+    expert_skew: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +172,11 @@ class Removal:
         request_id: Which.
         at_ns: When. For a request that finished in a step, the ``end_ns`` of that step.
         outcome: How it ended, as the engine saw it.
-        finish_reason: OpenAI's ``stop`` or ``length``; ``abort`` or ``error`` otherwise.
+        finish_reason: OpenAI's ``stop`` or ``length``; ``abort``, ``timeout`` or ``error`` otherwise.
         output_tokens: Tokens generated.
         disconnect_ns: When the server saw the client leave; 0 if it did not.
         disconnect_step: ``index`` of the step in flight then, or of the last one that ran; -1 if none.
+        block_ns: KV blocks times the nanoseconds it held them; a block shared by two requests counts for both.
     """
 
     request_id: str
@@ -154,6 +186,7 @@ class Removal:
     output_tokens: int
     disconnect_ns: int = 0
     disconnect_step: int = -1
+    block_ns: int = 0
 
 
 class EngineObserver(Protocol):
@@ -168,8 +201,8 @@ class EngineObserver(Protocol):
     def admitted(self, admission: Admission) -> None:
         """A request left the waiting queue for the batch."""
 
-    def preempted(self, request_id: str, at_ns: int) -> None:
-        """A request lost its blocks and waits again; what it had will be computed again."""
+    def preempted(self, request_id: str, at_ns: int, culprit: str) -> None:
+        """A request lost its blocks to one of tenant ``culprit`` and waits again; what it had will be computed again."""
 
     def evicted(self, at_ns: int, victim: str, culprit: str, tokens: int) -> None:
         """A cached block of tenant ``victim`` was given to tenant ``culprit``."""

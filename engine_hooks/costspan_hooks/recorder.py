@@ -30,7 +30,7 @@ BACKLOG = 500_000
 """Records kept while the collector is away; beyond it new ones are counted as lost."""
 BATCH = 20_000
 """Records in one delivery at the most."""
-LAST_WORDS_S = 30.0
+LAST_WORDS_S = 10.0
 """How long a stopped engine tries to deliver what is left."""
 
 _Record = AttemptRecord | StepRecord | EvictionRecord | SampleRecord
@@ -83,9 +83,9 @@ class Recorder:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""
         self._ledger.admitted(admission)
 
-    def preempted(self, request_id: str, at_ns: int) -> None:
+    def preempted(self, request_id: str, at_ns: int, culprit: str) -> None:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""
-        self._ledger.preempted(request_id, at_ns)
+        self._ledger.preempted(request_id, at_ns, culprit)
 
     def evicted(self, at_ns: int, victim: str, culprit: str, tokens: int) -> None:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from costspan.semconv import Bound, Phase
@@ -12,6 +13,8 @@ from costspan_hooks.observer import Removal, RequestInfo
 @dataclass(slots=True)
 class Segment:
     """A stretch of one request's life in one phase. Nanoseconds; steps are -1 where there is none.
+
+    ``tokens`` are those by which its context grew: rejected drafts were computed too, and are not among them.
 
     ``solo + interference + deviation + host_gap`` is ``duration`` in the phases that run in the batch, and zero elsewhere.
     """
@@ -43,6 +46,8 @@ class AttemptRecord:
     cached_tokens: int
     evicted_tokens: int
     preemptions: int
+    drafted_tokens: int
+    accepted_tokens: int
     first_token_ns: int
     last_step: int
 
@@ -73,9 +78,12 @@ class StepRecord:
     bound: Bound = Bound.NONE
     participants: int = 0
     prefill_tokens: int = 0
+    drafted_tokens: int = 0
     predicted_ns: float = 0.0
     unit: Coefficients = NOTHING
     regime: str = ""
+    expert_tokens: Sequence[int] = ()
+    expert_skew: float = 0.0
     tenants: list[TenantShare] = field(default_factory=list)
 
 

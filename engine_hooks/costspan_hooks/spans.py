@@ -82,7 +82,7 @@ def _caller(record: AttemptRecord) -> NonRecordingSpan:
 
 def _request_attributes(record: AttemptRecord) -> dict[str, str | int]:
     request, removal = record.request, record.removal
-    return {
+    attributes: dict[str, str | int] = {
         semconv.KIND: semconv.Kind.ENGINE_REQUEST.value,
         semconv.TENANT: request.tenant,
         semconv.FEATURE: request.feature,
@@ -95,3 +95,6 @@ def _request_attributes(record: AttemptRecord) -> dict[str, str | int]:
         semconv.GEN_AI_OUTPUT_TOKENS: removal.output_tokens,
         semconv.GEN_AI_CACHE_READ_TOKENS: record.cached_tokens,
     }
+    if request.adapter:
+        attributes[semconv.ADAPTER] = request.adapter
+    return attributes

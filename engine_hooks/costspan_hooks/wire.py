@@ -130,6 +130,12 @@ def attempts(origin: Origin, rows: Sequence[Delivered]) -> pa.Table:
             "cost_ns": pa.array([sum(segment.cost_ns for segment in row) for row in phases], INT),
             "evicted_tokens": _column(records, "evicted_tokens", U32),
             **_nested("phases", phases, _SEGMENT),
+            "adapter": _column(requests, "adapter", TEXT),
+            "latency_class": _column(requests, "latency_class", TEXT),
+            "priority": _column(requests, "priority", INT),
+            "block_ns": _column(removals, "block_ns", INT),
+            "drafted_tokens": _column(records, "drafted_tokens", U32),
+            "accepted_tokens": _column(records, "accepted_tokens", U32),
         }
     )
 
@@ -156,6 +162,9 @@ def steps(origin: Origin, rows: Sequence[StepRecord]) -> pa.Table:
             },
             "regime": _column(rows, "regime", TEXT),
             **_nested("tenants", [row.tenants for row in rows], _SHARE),
+            "drafted_tokens": _column(rows, "drafted_tokens", U32),
+            "expert_tokens": _column(rows, "expert_tokens", pa.list_(U32)),
+            "expert_skew": _column(rows, "expert_skew", REAL),
         }
     )
 

@@ -92,6 +92,14 @@ class Bound(_Name):
     TOKEN_BUDGET = "token_budget"
     SEQ_SLOTS = "seq_slots"
     KV_BLOCKS = "kv_blocks"
+    TENANT_CAP = "tenant_cap"
+
+
+class LatencyClass(_Name):
+    """What a request's caller waits for: a person at a screen, or a job that is due some time."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
 
 
 class Kind(_Name):
@@ -118,6 +126,8 @@ UNIT = "costspan.unit"
 UNIT_KIND = "costspan.unit.kind"
 ATTEMPT = "costspan.attempt"
 OPERATION = "costspan.operation"
+ADAPTER = "costspan.adapter"
+"""The LoRA adapter that a request was computed with."""
 WHO = (PROJECT, TENANT, FEATURE, UNIT, ATTEMPT)
 """The keys that travel from the app to the engine in ``baggage``."""
 UNKNOWN = "unknown"

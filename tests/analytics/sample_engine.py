@@ -11,7 +11,7 @@ from costspan.semconv import Bound, Outcome
 from costspan_hooks import Admission, Chunk, Removal, RequestInfo, Step
 from costspan_hooks.cost_model import ONE_CORE
 from costspan_hooks.ledger import StepLedger
-from costspan_hooks.observer import ModelShape
+from costspan_hooks.observer import Burst, ModelShape
 from costspan_hooks.records import AttemptRecord, EvictionRecord, StepRecord
 
 MS = 1_000_000
@@ -26,13 +26,14 @@ OVERHEAD_NS = 1_000
 """What the executor's own clock leaves out of a step: two clocks never agree to the nanosecond."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Ask:
     """A request on its way through the engine.
 
     Attributes:
         tokens_ns: The end of the step that made each token.
         disconnect_ns: When the server saw the client leave; 0 if it has not.
+        drafts: Tokens guessed a step; all but one are right.
     """
 
     info: RequestInfo
@@ -43,10 +44,13 @@ class Ask:
     evicted: int = 0
     evicted_by: str = ""
     preempt_at: int = 0
+    preempted_by: str = ""
+    drafts: int = 0
     context: int = 0
     to_compute: int = 0
     tokens_ns: list[int] = field(default_factory=list)
     disconnect_ns: int = 0
+    block_ns: int = 0
 
     @property
     def decoding(self) -> bool:
@@ -126,17 +130,26 @@ class Engine:
         bound = Bound.SEQ_SLOTS if self._waiting else Bound.NONE
         blocks = {ask.info.tenant: 0 for ask in self._running}
         for ask in self._running:
-            blocks[ask.info.tenant] += (ask.context + ask.to_compute) // BLOCK + 1
-        self.ledger.step(
-            Step(self._index, start, end, end - start - OVERHEAD_NS, [chunk for _, chunk in chunks], bound, blocks)
-        )
+            held = (ask.context + ask.to_compute) // BLOCK + 1
+            blocks[ask.info.tenant] += held
+            ask.block_ns += held * (end - self.now)
+        bursts = {ask: Burst(ask.info.request_id, ask.drafts, ask.drafts - 1) for ask in decoding if self._drafts(ask)}
+        pieces = [chunk for _, chunk in chunks]
+        self.ledger.step(Step(self._index, start, end, end - start - OVERHEAD_NS, pieces, bound, blocks, list(bursts.values())))
         self._index, self.now = self._index + 1, end
         for ask, chunk in chunks:
             ask.context, ask.to_compute = ask.context + chunk.tokens, ask.to_compute - chunk.tokens
         for ask in decoding:
-            ask.context += 1
-        for ask in [*decoding, *(ask for ask, chunk in chunks if chunk.last)]:
+            made = 1 + (bursts[ask].accepted if ask in bursts else 0)
+            ask.context += made
+            for _ in range(made):
+                self._token(ask)
+        for ask in [ask for ask, chunk in chunks if chunk.last]:
             self._token(ask)
+
+    def _drafts(self, ask: Ask) -> bool:
+        """Whether it guesses: never past its end."""
+        return 0 < ask.drafts < ask.output - len(ask.tokens_ns)
 
     def _token(self, ask: Ask) -> None:
         ask.tokens_ns.append(self.now)
@@ -146,7 +159,7 @@ class Engine:
             self._remove(ask, self.now, Outcome.OK, "stop")
         elif len(ask.tokens_ns) == ask.preempt_at:
             self._running.remove(ask)
-            self.ledger.preempted(ask.info.request_id, self.now)
+            self.ledger.preempted(ask.info.request_id, self.now, ask.preempted_by)
             ask.cached = ask.evicted = 0
             self._waiting.insert(0, ask)
 
@@ -165,6 +178,7 @@ class Engine:
             len(ask.tokens_ns),
             ask.disconnect_ns if outcome is not Outcome.OK else 0,
             in_flight if outcome is not Outcome.OK else -1,
+            ask.block_ns,
         )
         self.ledger.removed(removal)
         ask.on_end(ask, removal)

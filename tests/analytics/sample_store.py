@@ -43,6 +43,7 @@ QUERIES = "retrieval_queries"
 RATES = {GPU_HOURS: Decimal("32.00"), QUERIES: Decimal("0.0005"), semconv.SKU_REVIEW_MINUTES: Decimal("0.60")}
 TENANTS = ("acme", "globex", "initech")
 NS_PER_HOUR = Decimal(3_600_000_000_000)
+ADAPTER = "support-lora"
 WIRE_NS = MS // 2  # one way between client and server
 CLIENT_NS = MS // 5  # the client's own work before sending and after the last byte
 _START = 5_000 * MS  # of traffic, after the engine's boot
@@ -195,18 +196,25 @@ class Ticket:
             received_ns=received,
             enqueued_ns=received + MS // 5,
             has_server=True,
+            adapter=ADAPTER if self._speculates else "",
         )
         ask = Ask(info, self.output, self.on_token, self.on_end)
         ask.disconnect_ns = self.abort_ns + WIRE_NS if self.abort_ns else 0
         if self.number > 5 and self.tenant == "acme":
             evicted = self.number % 12 == 6  # the long prompts of the third tenant pushed it out
             ask.cached, ask.evicted, ask.evicted_by = (0, 48, TENANTS[2]) if evicted else (32, 0, "")
-        ask.preempt_at = 10 if self.number == 16 else 0
+        ask.drafts = 3 if self._speculates else 0
+        if self.number == 16:
+            ask.preempt_at, ask.preempted_by = 10, TENANTS[2]
         self.traffic.engine.submit(ask)
 
     @property
     def _times_out(self) -> bool:
         return self.number % 15 == 4 and self.attempt == 1
+
+    @property
+    def _speculates(self) -> bool:
+        return self.number % 4 == 1 and not self._times_out and not self._stops_after
 
     @property
     def _stops_after(self) -> int:

@@ -16,7 +16,7 @@ from costspan_analytics.steps import Steps
 from costspan_hooks import Admission, Chunk, Removal, RequestInfo, Step, wire
 from costspan_hooks.cost_model import ONE_CORE
 from costspan_hooks.ledger import StepLedger
-from costspan_hooks.observer import ModelShape
+from costspan_hooks.observer import Burst, ModelShape
 from costspan_hooks.records import AttemptRecord, EvictionRecord, Segment, StepRecord
 
 MODEL = ModelShape(parameters=5_000_000, bytes_per_parameter=4, kv_bytes_per_token=4096, flops_per_pair=8192)
@@ -58,13 +58,15 @@ class Crowd:
             self.now += 10
             self.running[name] = (tenant, self.random.randint(1, 12))
             chunks.append(Chunk(name, 50, 0, last=True))
+        decoding = [name for name in self.running if name not in {chunk.request_id for chunk in chunks}]
+        bursts = [Burst(name, 3, self.random.randint(0, 3)) for name in decoding if self.random.random() < 0.3]
         start = self.now + 500
         duration = self.random.randint(400_000, 3_000_000)
         self.now = start + duration
         blocks: dict[str, int] = defaultdict(int)
         for tenant, _ in self.running.values():
             blocks[tenant] += 4
-        self.ledger.step(Step(self.index, start, self.now, duration, chunks, self.bound, blocks))
+        self.ledger.step(Step(self.index, start, self.now, duration, chunks, self.bound, blocks, bursts))
         self.index += 1
         for name, (tenant, left) in list(self.running.items()):
             self.running[name] = (tenant, left - 1)
@@ -126,3 +128,28 @@ def test_a_wait_is_charged_to_those_who_held_what_was_waited_for() -> None:
     wait = {"tenant": "late", "phase": "queue", "start_ns": 5_000, "duration_ns": 15_000, "step_first": 0, "step_last": 1}
     found = {culprit: ns for culprit, _, ns in delays(wait, Steps(frame))}
     assert found == pytest.approx({"acme": 0.1 * 5_000 + 0.75 * 10_000, "hog": 0.9 * 5_000 + 0.25 * 10_000})
+
+
+def test_a_tenants_own_cap_holds_back_nobody_else() -> None:
+    frame = pl.DataFrame(
+        {
+            "step": [0, 1, 2],
+            "start_ns": [0, 10_000, 20_000],
+            "duration_ns": [10_000, 10_000, 10_000],
+            "bound": ["tenant_cap", "tenant_cap", "seq_slots"],
+            "names": [["acme", "hog"]] * 3,
+            "seqs": [[1, 3]] * 3,
+            "tokens": [[1, 3]] * 3,
+            "blocks": [[10, 90]] * 3,
+            "compute_ns": [[1.0, 1.0]] * 3,
+            "prefill_ns": [[0.0, 0.0]] * 3,
+            "cost_ns": [[4_000.0, 6_000.0]] * 3,
+        }
+    )
+    wait = {"tenant": "hog", "phase": "queue", "start_ns": 5_000, "duration_ns": 25_000, "step_first": 0, "step_last": 2}
+    found: dict[str, float] = defaultdict(float)
+    for culprit, mechanism, ns in delays(wait, Steps(frame)):
+        assert mechanism == "queue"
+        found[culprit] += ns
+    # The step in flight at arrival was made without it, and is charged by cost; the cap holds the next one; slots the last.
+    assert found == pytest.approx({"acme": 0.4 * 5_000 + 2_500, "hog": 0.6 * 5_000 + 10_000 + 7_500})

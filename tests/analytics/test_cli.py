@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import polars as pl
 import pytest
 
 import costspan
@@ -15,14 +16,14 @@ from costspan import semconv
 from costspan.semconv import Waste
 from costspan_analytics import cli
 from costspan_analytics.audit import Audit
-from costspan_analytics.book import Book
+from costspan_analytics.book import BASE_MODEL, Book
 from costspan_analytics.entries import prices
 from costspan_analytics.store import Store, Window
-from costspan_analytics.summary import units_summary
+from costspan_analytics.summary import DIMENSIONS, SHARED, units_summary
 from costspan_analytics.timeline import Timeline
 from costspan_analytics.units import OUTSIDE
 from tests.analytics.conftest import Sample
-from tests.analytics.sample_store import wait_stored
+from tests.analytics.sample_store import ADAPTER, TENANTS, wait_stored
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -56,9 +57,38 @@ def test_tail_adds_up_to_wall_time(ask: Ask) -> None:
 
 
 def test_cost_rows_add_up_to_what_was_posted_whatever_they_are_split_by(ask: Ask) -> None:
-    for by in ("tenant", "feature", "unit", "sku", "category"):
+    for by in DIMENSIONS:
         cost = ask(cli.cost, "--by", by)
         assert sum(row["usd"] for row in cost["rows"]) == pytest.approx(cost["posted_usd"], abs=1e-6 * len(cost["rows"]))
+
+
+def test_cost_by_adapter_tells_the_adapters_from_the_base_model(ask: Ask) -> None:
+    usd = {row["adapter"]: row["usd"] for row in ask(cli.cost, "--by", "adapter")["rows"]}
+    assert set(usd) == {ADAPTER, BASE_MODEL, SHARED}
+    assert min(usd.values()) > 0
+
+
+def test_waste_names_what_was_guessed_in_vain_and_who_preempted(ask: Ask) -> None:
+    waste = {row["category"]: row for row in ask(cli.waste)["rows"]}
+    rejected = waste[Waste.REJECTED_DRAFT]
+    assert rejected["usd"] > 0
+    assert rejected["tokens"] > 0
+    assert rejected["culprits"] == []
+    preempted = waste[Waste.RECOMPUTED_PREEMPTION]
+    assert preempted["culprits"] == [{"tenant": TENANTS[2], "usd": preempted["usd"]}]
+
+
+def test_explain_tells_what_a_request_held_and_guessed(sample: Sample, ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    attempts = Timeline.load(Store(sample.store, sample.truth.project)).attempts
+    spoke: str = attempts.filter(pl.col("adapter") == ADAPTER)["request_id"][0]
+    engine = ask(cli.explain, spoke)["engine"]
+    assert engine["kv_block_s"] > 0
+    assert 0 < engine["accepted_tokens"] < engine["drafted_tokens"]
+    assert engine["adapter"] == ADAPTER
+    cli.explain([spoke, "--store", sample.store, "--project", sample.truth.project])
+    shown = capsys.readouterr().out
+    said = f"{engine['accepted_tokens']} of {engine['drafted_tokens']} guessed tokens were right; adapter {ADAPTER}."
+    assert f"It held {engine['kv_block_s']:,.2f} KV block-seconds; {said}" in shown
 
 
 def test_waste_and_request_make_the_whole(ask: Ask) -> None:

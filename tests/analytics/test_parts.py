@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costspan.semconv import Phase, Waste
+from costspan.semconv import Outcome, Phase, Waste
 from costspan_analytics.parts import REQUEST, Part, split
 from costspan_analytics.steps import Steps
 
@@ -17,8 +17,8 @@ MS = 1_000_000
 COUNT = 40
 
 
-def steps() -> Steps:
-    """Forty steps of 1 ms, back to back; one participant, decoding at 0.6 ms + 0.01 ms a token of context."""
+def steps(per_token: float = 0.0) -> Steps:
+    """Forty steps of 1 ms, back to back; one participant, decoding at 0.6 ms and ``per_token`` a token of context."""
     index = list(range(COUNT))
     return Steps(
         pl.DataFrame(
@@ -30,7 +30,7 @@ def steps() -> Steps:
                 "predicted_ns": [float(MS)] * COUNT,
                 "fixed_ns": [0.4 * MS] * COUNT,
                 "decode_seq_ns": [0.6 * MS] * COUNT,
-                "decode_token_ns": [0.0] * COUNT,
+                "decode_token_ns": [per_token] * COUNT,
             }
         )
     )
@@ -58,7 +58,10 @@ def attempt(segments: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
         "request_id": "r",
         "cost_ns": sum(one["cost_ns"] for one in segments),
+        "outcome": Outcome.OK.value,
         "output_tokens": 31,
+        "drafted_tokens": 0,
+        "accepted_tokens": 0,
         "evicted_tokens": 0,
         "first_token_ns": 10 * MS,
         "left_ns": None,
@@ -133,17 +136,67 @@ def test_an_engine_request_without_phases_is_paid_for_all_the_same() -> None:
     assert told(split(attempt([], cost_ns=7), [], steps())) == {REQUEST: (7, 31)}
 
 
+SPECULATIVE = [LIFE[0], segment(Phase.DECODE, 10, 39, tokens=60, waste="rejected_draft", waste_ns=6 * MS)]
+"""Thirty steps that made sixty tokens, with drafts that were thrown away for a fifth of the cost."""
+DRAFTS = {"output_tokens": 61, "read_tokens": 61, "drafted_tokens": 50, "accepted_tokens": 30}
+
+
+def test_drafts_that_were_thrown_away_are_no_part_of_the_answer() -> None:
+    parts = told(split(attempt(SPECULATIVE, **DRAFTS), SPECULATIVE, steps()))
+    assert parts == {Waste.REJECTED_DRAFT: (6 * MS, 20), REQUEST: (34 * MS, 61)}
+
+
+def test_drafts_thrown_away_for_a_client_that_left_are_counted_once() -> None:
+    # Left after step 24: fifteen steps made thirty tokens, and the prompt one; 21 were read.
+    life = attempt(SPECULATIVE, **DRAFTS | {"left_ns": 25 * MS, "read_tokens": 21})
+    assert told(split(life, SPECULATIVE, steps())) == {
+        Waste.AFTER_ABORT: (15 * MS, 30),
+        Waste.UNDELIVERED: (5 * MS, 10),
+        Waste.REJECTED_DRAFT: (2 * MS, 7),  # of the ten decode steps that are left
+        REQUEST: (18 * MS, 21),
+    }
+    assert told(split(life | {"replaced": True}, SPECULATIVE, steps())) == {
+        Waste.AFTER_ABORT: (15 * MS, 30),
+        Waste.UNDELIVERED: (5 * MS, 10),
+        Waste.RETRIED: (20 * MS, 21),
+    }
+
+
+def test_later_tokens_cost_more_as_their_context_grows() -> None:
+    life = attempt(SPECULATIVE, **DRAFTS | {"left_ns": 40 * MS, "read_tokens": 31})
+    parts = told(split(life, SPECULATIVE, steps(per_token=0.1 * MS)))
+    # Half the tokens decoded, the last half, at contexts 40 to 70 where the first were at 10 to 40.
+    assert parts[Waste.UNDELIVERED][0] > 1.2 * 15 * MS
+    assert parts[Waste.UNDELIVERED][1] == 30
+
+
+def test_a_deadline_that_passed_leaves_what_was_read() -> None:
+    timeout = {"outcome": Outcome.TIMEOUT.value, "output_tokens": 11}
+    assert told(split(attempt(LIFE, **timeout, read_tokens=11), LIFE, steps())) == {REQUEST: (40 * MS, 11)}
+    assert told(split(attempt(LIFE, **timeout, read_tokens=0), LIFE, steps())) == {Waste.ABANDONED: (40 * MS, 11)}
+    again = attempt(LIFE, **timeout, read_tokens=0, replaced=True)
+    assert told(split(again, LIFE, steps())) == {Waste.RETRIED: (40 * MS, 11)}
+
+
 @given(
     left=st.none() | st.integers(-5 * MS, 45 * MS),
     read=st.integers(0, 31),
     replaced=st.booleans(),
     cost=st.integers(0, 10**12),
+    bursts=st.integers(0, 60),
+    rejected=st.floats(0, 1),
+    again=st.floats(0, 1),
 )
-def test_parts_always_add_up(left: int | None, read: int, replaced: bool, cost: int) -> None:
-    life = [segment(Phase.PREFILL, 0, 9, cost_ns=cost), segment(Phase.DECODE, 10, 39, cost_ns=cost // 3)]
-    parts = split(attempt(life, left_ns=left, read_tokens=read, replaced=replaced), life, steps())
+def test_parts_always_add_up(
+    *, left: int | None, read: int, replaced: bool, cost: int, bursts: int, rejected: float, again: float
+) -> None:
+    redo = {"waste": "recomputed_preemption", "waste_ns": int(again * cost)}
+    draft = {"waste": "rejected_draft", "waste_ns": int(rejected * (cost // 3)), "tokens": 30 + bursts}
+    life = [segment(Phase.PREFILL, 0, 9, cost_ns=cost, **redo), segment(Phase.DECODE, 10, 39, cost_ns=cost // 3, **draft)]
+    drafts = {"drafted_tokens": 99, "accepted_tokens": bursts, "output_tokens": 31 + bursts}
+    parts = split(attempt(life, left_ns=left, read_tokens=read, replaced=replaced, **drafts), life, steps())
     assert sum(part.cost_ns for part in parts) == cost + cost // 3
-    assert all(part.cost_ns >= -1 for part in parts)
+    assert all(part.cost_ns >= -3 for part in parts)  # rounded to whole nanoseconds
     if left is not None and left <= 0:
         after = next((part.cost_ns for part in parts if part.category == Waste.AFTER_ABORT), 0)
         assert after == pytest.approx(cost + cost // 3, abs=2)

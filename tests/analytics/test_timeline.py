@@ -50,6 +50,7 @@ def attempt(offset: int = 0, **changes: object) -> dict[str, object]:
         "removed_ns": T0 + 94 * MS + offset,
         "sent_ns": T0 + 96 * MS + offset,
         "disconnect_ns": 0,
+        "delivered_tokens": 5,
     }
     return row | changes
 
@@ -137,6 +138,52 @@ def test_what_an_http_client_tried_again_by_itself_is_neither_counted_twice_nor_
     assert timeline.joined["offset_ns"].to_list() == [0, 0, 0]
     alone, retried = timeline.requests.sort("span_id").select(PHASES).to_dicts()
     assert retried == {**alone, "client_overhead": alone["client_overhead"] + 3000 * MS}
+
+
+def choices(**changes: object) -> Timeline:
+    """One call for two choices, received together; the second ends first and makes the first token."""
+    attempts = [
+        attempt(request_id="chatcmpl-a", delivered_tokens=6),
+        attempt(request_id="chatcmpl-a-1", delivered_tokens=3, first_token_ns=T0 + 45 * MS, removed_ns=T0 + 80 * MS),
+    ]
+    spans = [{**row, "request_id": name} for name in ("chatcmpl-a", "chatcmpl-a-1") for row in segments()]
+    calls = call(**{"call_first_ns": T0 + 47 * MS, "delivered_tokens": 9, **changes})
+    return Timeline(pl.DataFrame([calls]), pl.DataFrame(attempts), pl.DataFrame(spans))
+
+
+def test_choices_of_one_answer_run_at_the_same_time_and_are_laid_under_the_call_once() -> None:
+    timeline = choices()
+    assert milliseconds(timeline) == milliseconds(lay(call(), attempt(), segments()))
+    rows = timeline.joined.sort("request_id")
+    assert rows["answered"].to_list() == [True, True]
+    assert rows["final"].to_list() == [True, False]
+    # The client had the second choice's first token before the first choice had made any: no clock is wrong.
+    assert rows["offset_ns"].to_list() == [0, 0]
+    assert timeline.waited_for["request_id"].to_list() == ["chatcmpl-a"]
+
+
+def test_what_was_read_of_several_choices_is_told_apart_by_what_was_written_of_each() -> None:
+    assert choices().joined.sort("request_id")["read_tokens"].to_list() == [6, 3]
+    left = choices(call_abort_ns=T0 + 60 * MS, outcome="cancelled", delivered_tokens=4)
+    assert left.joined.sort("request_id")["read_tokens"].to_list() == [3, 1]
+
+
+def test_what_was_tried_again_is_no_choice_though_it_came_in_the_same_moment() -> None:
+    attempts = [
+        attempt(request_id="chatcmpl-a"),
+        attempt(request_id="chatcmpl-b"),
+        attempt(request_id="chatcmpl-b-1"),
+        attempt(request_id="chatcmpl-c", engine="other", received_ns=T0 + 1 * MS),
+    ]
+    timeline = Timeline(pl.DataFrame([call()]), pl.DataFrame(attempts), pl.DataFrame(segments()))
+    marks = timeline.joined.select("request_id", "answered", "final").sort("request_id").rows()
+    assert marks == [
+        ("chatcmpl-a", False, False),
+        ("chatcmpl-b", True, False),
+        ("chatcmpl-b-1", True, True),
+        ("chatcmpl-c", False, False),
+    ]
+    assert timeline.waited_for.height == 3
 
 
 def test_the_clocks_of_a_client_that_always_left_are_aligned_by_what_it_read() -> None:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import queue
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-import uvicorn
 
 from costspan.clock import now_ns
-from costspan_engine.config import EngineConfig, ModelConfig
+from costspan_engine.compute.torch_executor import TorchExecutor
 from costspan_engine.engine import Engine, Output
 from costspan_engine.executor import Executor, Result
-from costspan_engine.model import CausalModel
+from costspan_engine.models.config import ModelConfig
+from costspan_engine.models.model import CausalModel
+from costspan_engine.models.presets import byte_tokenizer
 from costspan_engine.null_observer import NullObserver
-from costspan_engine.presets import byte_tokenizer
 from costspan_engine.scheduler import Batch, Scheduler
 from costspan_engine.sequence import Request, Sampling, Sequence
-from costspan_engine.server import Served, create_app
-from costspan_engine.torch_executor import TorchExecutor
+from costspan_engine.serving.desk import Served
+from costspan_engine.serving.drain import Server
+from costspan_engine.serving.limits import Limits
+from costspan_engine.serving.server import EngineApp
+from costspan_engine.settings import EngineConfig
 from costspan_hooks.observer import Admission, EngineObserver, ModelShape, Removal, RequestInfo, Step
 
 torch.set_num_threads(1)
@@ -62,11 +68,9 @@ def advance(executor: Executor, scheduler: Scheduler) -> Batch:
     """One step, with the books checked before and after."""
     batch = scheduler.schedule()
     scheduler.blocks.check_invariants(list(scheduler.running.values()))
-    making = batch.making
-    scheduler.complete(batch, executor.execute(batch).tokens)
-    for seq in making:
-        if seq.finish_reason():
-            scheduler.remove(seq.request_id)
+    for each in scheduler.complete(batch, executor.launch(batch)().tokens):
+        if each.reason:
+            scheduler.remove(each.seq.request_id)
     scheduler.blocks.check_invariants(list(scheduler.running.values()))
     return batch
 
@@ -84,14 +88,17 @@ class CountingExecutor:
     def shape(self) -> ModelShape:
         return ModelShape(1, 4, 4, 4)
 
-    def execute(self, batch: Batch) -> Result:
+    def launch(self, batch: Batch) -> Callable[[], Result]:
+        return partial(self._execute, batch)
+
+    def _execute(self, batch: Batch) -> Result:
         start_ns = now_ns()
         assert self.gate.wait(WAIT_S)
         time.sleep(self.seconds)
         if self.fail_next:
             self.fail_next = False
             raise MemoryError("as if the device were full")
-        return Result([(seq.tokens[-1] + 1) % 256 for seq in batch.making], now_ns() - start_ns)
+        return Result([[(seq.tokens[-1] + 1) % 256] for seq in batch.making], now_ns() - start_ns)
 
 
 @dataclass
@@ -109,8 +116,8 @@ class Recording:
     def admitted(self, admission: Admission) -> None:
         self.events.append(("admitted", admission))
 
-    def preempted(self, request_id: str, at_ns: int) -> None:
-        self.events.append(("preempted", (request_id, at_ns)))
+    def preempted(self, request_id: str, at_ns: int, culprit: str) -> None:
+        self.events.append(("preempted", (request_id, at_ns, culprit)))
 
     def evicted(self, at_ns: int, victim: str, culprit: str, tokens: int) -> None:
         self.events.append(("evicted", (at_ns, victim, culprit, tokens)))
@@ -195,23 +202,34 @@ class Live:
     url: str
     engine: Engine
     observer: Recording
+    leave: Callable[[], object]
 
 
 @contextmanager
-def serving(executor: Executor, config: EngineConfig, max_context: int = 512) -> Iterator[Live]:
+def serving(
+    executor: Executor,
+    config: EngineConfig,
+    max_context: int = 512,
+    *,
+    served: Served | None = None,
+    limits: Limits | None = None,
+    drain_timeout_s: float = 2.0,
+) -> Iterator[Live]:
     observer = Recording()
     engine = Engine(executor, config, max_context=max_context, observer=observer, started_ns=now_ns())
-    app = create_app(engine, Served("mini", byte_tokenizer(), 260, (256,)), observer)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none", timeout_graceful_shutdown=2))
-    thread = threading.Thread(target=server.run)
+    app = EngineApp(engine, served or Served("mini", byte_tokenizer(), 260, (256,)), observer, limits)
+    ready: queue.Queue[str] = queue.Queue()
+    server = Server(app, drain_timeout_s=drain_timeout_s, ready=ready.put)
+    loop = asyncio.new_event_loop()
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_until_complete, args=(server.serve([listener]),))
     thread.start()
-    until(lambda: server.started)
     try:
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield Live(f"http://127.0.0.1:{port}", engine, observer)
+        yield Live(ready.get(timeout=WAIT_S), engine, observer, lambda: loop.call_soon_threadsafe(server.leave))
     finally:
-        server.should_exit = True
+        loop.call_soon_threadsafe(server.leave)
         thread.join(WAIT_S)
+        loop.close()
     assert not engine.alive
 
 

@@ -77,3 +77,45 @@ def test_regimes_are_told_by_arithmetic_and_traffic() -> None:
     assert ROOFLINE.regime(Load(512, 512 * 256.0, 1, 500)) == "compute"
     start = ROOFLINE.coefficients("memory")
     assert start.fixed == pytest.approx(5_000_000 * 4 / ONE_CORE.bytes_per_s * 1e9)
+
+
+def test_a_step_reads_the_experts_that_its_tokens_are_routed_to() -> None:
+    mixture = ModelShape(5_000_000, 4, 4096, 8192, resident_parameters=40_000_000)
+    roofline = Roofline(mixture, ONE_CORE)
+    read = [roofline.weight_bytes(tokens) for tokens in (1, 2, 8, 1000)]
+    assert read[0] == pytest.approx(5_000_000 * 4)
+    assert read == sorted(read)
+    assert read[1] == pytest.approx(40_000_000 * 4 * (1 - (7 / 8) ** 2))
+    assert read[-1] == pytest.approx(40_000_000 * 4)
+    assert ROOFLINE.weight_bytes(1) == ROOFLINE.weight_bytes(1000) == 5_000_000 * 4
+    assert roofline.coefficients("memory").fixed == 8 * ROOFLINE.coefficients("memory").fixed
+    # What bounds a dense model by arithmetic leaves a mixture of experts waiting for its weights.
+    load = Load(64, 64 * 32.0, 1, 500)
+    assert (ROOFLINE.regime(load), roofline.regime(load)) == ("compute", "memory")
+
+
+def test_a_few_odd_steps_do_not_set_a_price() -> None:
+    rng = random.Random(5)
+    start = ROOFLINE.coefficients("memory")
+    truth = Coefficients(
+        2 * start.fixed, 2 * start.prefill_token, 2 * start.prefill_pair, 2 * start.decode_seq, 2 * start.decode_token
+    )
+    model = CostModel(ROOFLINE)
+    for turn in range(512):
+        tokens = 2 if turn % 200 == 100 else 0
+        load = Load(tokens, tokens * 40.0, rng.randint(1, 3), rng.randint(100, 900))
+        assert model.regime(load) == "memory"
+        # One of the few prompts came when the machine stalled.
+        model.learn("memory", load, round(load.predict(truth) * (3 if turn == 300 else rng.uniform(0.95, 1.05))))
+    unit = model.coefficients("memory")
+    prompt = Load(4, 4 * 500.0, 2, 600)
+    assert prompt.predict(unit) == pytest.approx(prompt.predict(truth), rel=1.0)
+
+
+def test_what_was_never_seen_keeps_its_proportion() -> None:
+    model = CostModel(ROOFLINE)
+    start = model.coefficients("memory")
+    for turn in range(64):
+        load = Load(0, 0.0, 1 + turn % 4, 100 + 37 * (turn % 11))
+        model.learn("memory", load, round(3 * load.predict(start)))
+    assert model.coefficients("memory").prefill_token == pytest.approx(3 * start.prefill_token, rel=0.05)

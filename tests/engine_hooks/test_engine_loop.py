@@ -5,13 +5,21 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from costspan.clock import now_ns
 from costspan.semconv import Outcome
-from costspan_engine.config import EngineConfig
+from costspan_engine.deadlines import Deadlines
+from costspan_engine.engine import Engine, Output
 from costspan_engine.errors import RequestError
+from costspan_engine.scheduler import Batch
+from costspan_engine.settings import EngineConfig
 from costspan_hooks.observer import Removal
 from tests.engine_hooks.engine_fixtures import (
     CountingExecutor,
@@ -153,7 +161,9 @@ def test_a_finished_request_left_at_the_end_of_its_last_step() -> None:
         client.engine.submit(asked)
         client.wait(1)
     removal = observer.removal(asked.info.request_id)
-    assert removal == Removal(asked.info.request_id, observer.steps()[-1].end_ns, Outcome.OK, "length", 4)
+    assert removal.block_ns > 0
+    last = observer.steps()[-1].end_ns
+    assert removal == Removal(asked.info.request_id, last, Outcome.OK, "length", 4, block_ns=removal.block_ns)
 
 
 def test_a_stop_token_ends_a_sequence() -> None:
@@ -205,7 +215,7 @@ def test_stopping_ends_what_is_left_and_refuses_more() -> None:
         client.engine.submit(left)
         client.wait_first_token()
         client.engine.stop()
-        assert client.reasons == {left.info.request_id: "error"}
+        assert client.reasons == {left.info.request_id: "stopping"}
         with pytest.raises(RequestError, match="shutting down"):
             client.engine.submit(request([1], 1))
     assert [name for name, _ in observer.events][-2:] == ["removed", "stopped"]
@@ -221,3 +231,119 @@ def test_a_request_that_never_fits_is_refused_at_once() -> None:
         assert refusal.value.code == "context_length_exceeded"
         with pytest.raises(RequestError, match="empty"):
             client.engine.submit(request([], 1))
+
+
+def test_a_deadline_ends_a_request_wherever_it_is() -> None:
+    observer, executor = Recording(), CountingExecutor(0.005)
+    config = EngineConfig(max_num_seqs=1, max_batched_tokens=16, kv_blocks=40, block_size=4)
+    with running(executor, config, observer) as client:
+        soon = now_ns() + 60_000_000
+        decoding, queued = (replace(request([n] * 3, 150), deadline_ns=soon) for n in (1, 2))
+        late, patient = replace(request([3] * 3, 2), deadline_ns=1), replace(request([4] * 3, 2), deadline_ns=now_ns() + 10**12)
+        for each in (decoding, queued, late, patient):
+            client.engine.submit(each)
+        client.wait(4)
+        assert client.engine.scheduler.blocks.available == config.kv_blocks
+    reasons = [client.reasons[each.info.request_id] for each in (decoding, queued, late, patient)]
+    assert reasons == ["timeout", "timeout", "timeout", "length"]
+    assert client.tokens[decoding.info.request_id]
+    for each in (decoding, queued):
+        removal = observer.removal(each.info.request_id)
+        assert removal.outcome is Outcome.TIMEOUT
+        assert removal.at_ns >= soon
+    _check_order(observer)
+
+
+def test_a_far_deadline_is_forgotten_with_its_request() -> None:
+    deadlines, alive = Deadlines(), {"stays"}
+    deadlines.add(5, "stays", alive)
+    for number in range(5000):
+        deadlines.add(10**18, f"gone {number}", alive)
+        assert len(deadlines) < 200
+    assert list(deadlines.passed(4)) == []
+    assert list(deadlines.passed(5)) == ["stays"]
+
+
+class BrokenGuide:
+    """A guide that fails when it is asked for what may come, or when it is told what came."""
+
+    ended = False
+
+    def __init__(self, *, fills: bool) -> None:
+        self._fills = fills
+
+    def fill(self, row: NDArray[np.int32]) -> None:
+        if not self._fills:
+            raise LookupError("no such state")
+        row[:] = -1
+
+    def accept(self, token: int) -> None:
+        raise LookupError(f"token {token} is not in the grammar")
+
+
+def _raise(token: int) -> bool:
+    raise UnicodeError(f"token {token} is no text")
+
+
+@pytest.mark.parametrize("broken", [{"guide": BrokenGuide(fills=False)}, {"guide": BrokenGuide(fills=True)}, {"stops": _raise}])
+def test_a_request_whose_own_code_fails_ends_alone(broken: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    observer = Recording()
+    good, bad = request([1] * 3, 6), replace(request([2] * 3, 6), **broken)
+    [expected] = generate(torch_executor(CONFIG), scheduler(CONFIG), [good])
+    with running(torch_executor(CONFIG), CONFIG, observer) as client:
+        client.engine.submit(good)
+        client.engine.submit(bad)
+        client.wait(2)
+        assert client.engine.scheduler.blocks.available == CONFIG.kv_blocks
+    assert client.reasons == {good.info.request_id: "length", bad.info.request_id: "error"}
+    assert client.tokens[good.info.request_id] == expected
+    assert observer.removal(bad.info.request_id).outcome is Outcome.ERROR
+    assert len([record for record in caplog.records if bad.info.request_id in record.getMessage()]) == 1
+
+
+def test_a_failed_step_takes_nothing_from_the_step_before() -> None:
+    executor = CountingExecutor()
+    with running(executor, CONFIG, Recording()) as client:
+
+        def fail_second(batch: Batch) -> Any:
+            executor.fail_next = bool(batch.decodes)
+            return partial(executor._execute, batch)
+
+        executor.launch = fail_second  # type: ignore[method-assign] # one step that fails, the second
+        asked = request([1] * 3, 6)
+        client.engine.submit(asked)
+        client.wait(1)
+    assert client.tokens == {asked.info.request_id: [2]}
+    assert client.reasons == {asked.info.request_id: "error"}
+
+
+def test_whoever_takes_the_outputs_may_be_gone() -> None:
+    observer = Recording()
+    engine = Engine(CountingExecutor(), CONFIG, max_context=100, observer=observer, started_ns=now_ns())
+
+    def closed(outputs: list[Output]) -> None:
+        raise RuntimeError(f"Event loop is closed: {outputs}")
+
+    engine.start(closed)
+    asked = request([1] * 3, 6)
+    engine.submit(asked)
+    until(lambda: observer.all("removed"))
+    assert engine.alive
+    engine.stop()
+    assert observer.removal(asked.info.request_id).finish_reason == "length"
+
+
+def test_an_engine_that_never_started_can_be_stopped() -> None:
+    Engine(CountingExecutor(), CONFIG, max_context=100, observer=Recording(), started_ns=now_ns()).stop()
+
+
+def test_a_client_that_leaves_while_the_engine_stops_is_told_of_as_one() -> None:
+    observer, executor = Recording(), CountingExecutor()
+    with running(executor, CONFIG, observer) as client:
+        executor.gate.clear()
+        asked = request([1] * 3, 50)
+        client.engine.submit(asked)
+        until(lambda: observer.all("admitted"))
+        client.engine.cancel(asked.info.request_id, now_ns())
+        executor.gate.set()
+    assert observer.removal(asked.info.request_id).outcome is Outcome.CANCELLED

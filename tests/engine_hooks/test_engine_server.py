@@ -6,7 +6,6 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -16,10 +15,11 @@ from openai import OpenAI
 
 from costspan import semconv
 from costspan.semconv import Outcome
-from costspan_engine.config import EngineConfig
+from costspan_engine.settings import EngineConfig
 from tests.engine_hooks.engine_fixtures import CountingExecutor, Live, serving, until
 
 CONFIG = EngineConfig(max_num_seqs=2, max_batched_tokens=64, kv_blocks=64, block_size=4)
+CHAT: dict[str, Any] = {"model": "mini", "messages": [{"role": "user", "content": "A"}]}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,49 @@ def test_stop_strings_end_the_work_not_only_the_text(live: Live, ask: OpenAI, st
         ("completions", {"model": "mini", "prompt": "A", "max_tokens": 0}, 400, "invalid_value", "max_tokens"),
         ("completions", {"model": "mini", "prompt": "A", "max_tokens": "9"}, 400, "invalid_value", "max_tokens"),
         ("completions", {"model": "mini", "prompt": "A", "stop": [""]}, 400, "invalid_value", "stop"),
-        ("completions", {"model": "mini", "prompt": "A", "n": 2}, 400, "unsupported_value", "does not serve n"),
+        ("completions", {"model": "mini", "prompt": "A", "n": 17}, 400, "invalid_value", "n: "),
+        ("completions", {"model": "mini", "prompt": "A", "n": 0}, 400, "invalid_value", "n: "),
+        ("completions", {"model": "mini", "prompt": "A", "best_of": 2}, 400, "unsupported_value", "does not serve best_of"),
+        ("completions", {"model": "mini", "prompt": "A", "top_k": -2}, 400, "invalid_value", "top_k"),
+        ("completions", {"model": "mini", "prompt": "A", "min_p": 1.5}, 400, "invalid_value", "min_p"),
+        ("completions", {"model": "mini", "prompt": "A", "seed": 2**64}, 400, "invalid_value", "seed"),
+        ("completions", {"model": "mini", "prompt": "A", "logprobs": 21}, 400, "invalid_value", "logprobs"),
+        ("completions", {"model": "mini", "prompt": "A", "priority": "high"}, 400, "invalid_value", "priority"),
+        ("completions", {"model": "mini", "prompt": "A", "service_tier": "gold"}, 400, "invalid_value", "service_tier"),
+        ("completions", {"model": "mini", "prompt": "A", "timeout": 0}, 400, "invalid_value", "timeout"),
+        ("completions", {"model": "mini", "prompt": "A", "stream_options": {}}, 400, "invalid_value", "stream_options"),
+        (
+            "completions",
+            {"model": "mini", "prompt": "A", "response_format": {"type": "xml"}},
+            400,
+            "invalid_value",
+            "json_object",
+        ),
+        ("chat/completions", {**CHAT, "top_logprobs": 2}, 400, "invalid_value", "logprobs to true"),
+        ("chat/completions", {**CHAT, "logprobs": 2}, 400, "invalid_value", "logprobs"),
+        ("chat/completions", {**CHAT, "tools": [{"type": "function"}]}, 400, "unsupported_value", "does not serve tools"),
+        ("chat/completions", {**CHAT, "tool_choice": "required"}, 400, "unsupported_value", "does not serve tool_choice"),
+        (
+            "chat/completions",
+            {**CHAT, "response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            400,
+            "invalid_value",
+            "schema",
+        ),
+        (
+            "chat/completions",
+            {**CHAT, "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "banana"}}}},
+            400,
+            "invalid_json_schema",
+            "cannot be used",
+        ),
+        (
+            "chat/completions",
+            {**CHAT, "response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": []}}}},
+            400,
+            "invalid_json_schema",
+            "cannot be used",
+        ),
         ("chat/completions", {"model": "mini", "messages": []}, 400, "invalid_value", "messages"),
         ("chat/completions", {"model": "mini", "messages": [{"role": "cat", "content": "A"}]}, 400, "invalid_value", "role"),
         ("chat/completions", "{broken", 400, "invalid_json", "not valid JSON"),
@@ -146,6 +188,7 @@ def test_models_health_and_metrics(live: Live, ask: OpenAI) -> None:
     text = httpx.get(f"{live.url}/metrics").text
     assert re.search(r"^costspan_engine_kv_blocks_available 64$", text, re.MULTILINE)
     assert re.search(r'^costspan_engine_requests_total\{outcome="ok"\} [1-9]', text, re.MULTILINE)
+    assert re.search(r'^costspan_engine_requests_waiting\{latency_class="batch"\} 0$', text, re.MULTILINE)
     assert all(re.fullmatch(r"# (HELP|TYPE) .+|\w+(\{\w+=\"\w+\"\})? [0-9.e+-]+", line) for line in text.splitlines())
 
 
@@ -252,13 +295,18 @@ def test_stopping_the_server_lets_finish_what_is_in_flight() -> None:
     assert live.observer.events[-1][0] == "stopped"
 
 
-def test_what_does_not_finish_in_time_is_given_up() -> None:
-    with ExitStack() as connections, serving(CountingExecutor(0.05), CONFIG) as live:
-        body = {"model": "mini", "prompt": "A", "max_tokens": 200, "stream": True}
-        connections.enter_context(_asking(live, body))
-        until(live.observer.steps)
-    [removal], [(request_id, _, delivered)] = live.observer.all("removed"), live.observer.all("closed")
-    assert removal.request_id == request_id
-    assert removal.outcome in {Outcome.CANCELLED, Outcome.ERROR}
-    assert 0 < delivered <= removal.output_tokens < 200
-    assert live.observer.events[-1][0] == "stopped"
+def test_a_client_that_leaves_while_it_sends_its_request(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(CountingExecutor(), CONFIG) as live:
+        with socket.create_connection(("127.0.0.1", int(live.url.rsplit(":", 1)[1]))) as connection:
+            connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: here\r\ncontent-length: 100\r\n\r\n{")
+            assert httpx.get(f"{live.url}/health").status_code == 200
+        assert httpx.get(f"{live.url}/health").status_code == 200
+    assert not caplog.records
+
+
+def test_errors_and_answers_carry_the_callers_id(live: Live) -> None:
+    headers = {"x-request-id": "mine"}
+    for body in ({"model": "mini", "prompt": "A", "max_tokens": 1}, {"model": "gpt", "prompt": "A"}):
+        assert httpx.post(f"{live.url}/v1/completions", json=body, headers=headers).headers["x-request-id"] == "mine"
+    answer = httpx.post(f"{live.url}/v1/completions", json={"model": "mini", "prompt": "A", "max_tokens": 1})
+    assert answer.headers["x-request-id"] == answer.json()["id"]

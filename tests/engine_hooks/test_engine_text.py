@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import replace
-
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from costspan import semconv
-from costspan_engine.caller import Caller
 from costspan_engine.errors import ModelError, RequestError
-from costspan_engine.presets import byte_tokenizer
-from costspan_engine.sampler import sample
-from costspan_engine.sequence import Sampling, Sequence
-from costspan_engine.text import TextStream
+from costspan_engine.models.presets import byte_tokenizer
+from costspan_engine.serving.caller import Caller
+from costspan_engine.serving.text import TextStream
 from costspan_engine.tokenizer import Tokenizer
-from tests.engine_hooks.engine_fixtures import request
 
 BYTES = byte_tokenizer()
 
@@ -64,31 +57,6 @@ def test_chat_template() -> None:
         refusing.encode_chat([])
     with pytest.raises(ModelError, match="not valid Jinja"):
         Tokenizer(BYTES._inner, "{% if %}")
-
-
-def _seq(sampling: Sampling, prompt: int = 1) -> Sequence:
-    return Sequence(replace(request([0] * prompt), sampling=sampling))
-
-
-def test_sampling_follows_the_distribution_and_the_seed() -> None:
-    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    logits = probabilities.log()
-    draws = [_seq(Sampling(1, temperature=1.0, seed=seed)) for seed in range(4000)]
-    counts = Counter(sample(logits.expand(len(draws), -1), draws))
-    for token, probability in enumerate(probabilities.tolist()):
-        assert abs(counts[token] / 4000 - probability) < 0.03
-    # The same seed at the same place draws the same, whatever else is in the batch.
-    assert sample(logits.expand(50, -1), draws[:50]) == [sample(logits[None], [seq])[0] for seq in draws[:50]]
-
-
-def test_top_p_temperature_and_greedy() -> None:
-    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
-    nucleus = [_seq(Sampling(1, temperature=1.0, top_p=0.7, seed=seed)) for seed in range(300)]
-    assert set(sample(logits.expand(300, -1), nucleus)) == {0, 1}
-    narrow = [_seq(Sampling(1, temperature=1.0, top_p=1e-9, seed=seed)) for seed in range(100)]
-    cold = [_seq(Sampling(1, temperature=1e-6, seed=seed)) for seed in range(100)]
-    greedy = [_seq(Sampling(1)) for _ in range(100)]
-    assert set(sample(logits.expand(300, -1), narrow + cold + greedy)) == {0}
 
 
 def test_who_asks_is_read_from_the_headers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,7 +15,7 @@ from costspan_hooks import Admission, Chunk, Removal, RequestInfo, Step
 from costspan_hooks.cost_model import ONE_CORE
 from costspan_hooks.errors import ProtocolError
 from costspan_hooks.ledger import StepLedger
-from costspan_hooks.observer import ModelShape
+from costspan_hooks.observer import Burst, ModelShape
 from costspan_hooks.records import AttemptRecord, EvictionRecord, StepRecord
 
 MODEL = ModelShape(parameters=5_000_000, bytes_per_parameter=4, kv_bytes_per_token=4096, flops_per_pair=8192)
@@ -37,6 +38,10 @@ class Live:
     cost: float = 0.0
     residency: int = 0
     solo: float = 0.0
+    decoded: int = 0
+    rejected: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass
@@ -76,7 +81,7 @@ class Schedule:
         for one in [one for one in self.live if self.random.random() < 0.04]:
             self.remove(one, self.tick())
         for one in [one for one in self.live if one.state != "waiting" and self.random.random() < 0.03]:
-            self.ledger.preempted(one.name, self.tick())
+            self.ledger.preempted(one.name, self.tick(), "")
             one.state, one.context = "waiting", 0
         for one in [one for one in self.live if one.state == "waiting" and self.random.random() < 0.5]:
             cached = self.random.randrange(one.prompt)
@@ -102,31 +107,64 @@ class Schedule:
         start = self.tick()
         duration = self.random.randint(100_000, 9_000_000)
         self.now = end = start + duration + self.random.choice([0, self.random.randint(1, 500_000)])
-        self.ledger.step(Step(self.index, start, end, duration, [chunk for _, chunk in chunks], Bound.NONE, {}))
+        bursts = {one.name: self.burst(one) for one in decoding if self.random.random() < 0.4}
+        pieces = [chunk for _, chunk in chunks]
+        self.ledger.step(Step(self.index, start, end, duration, pieces, Bound.NONE, {}, list(bursts.values())))
         row = self.records[-1]
         assert isinstance(row, StepRecord)
-        self.brute_force(row, decoding, chunks)
+        self.brute_force(row, decoding, chunks, bursts)
         self.index += 1
         for one, chunk in chunks:
             one.context += chunk.tokens
             if chunk.last:
                 one.state, one.made = "decode", one.made + 1
         for one in decoding:
-            one.context, one.made = one.context + 1, one.made + 1
+            made = 1 + (bursts[one.name].accepted if one.name in bursts else 0)
+            one.context, one.made, one.decoded = one.context + made, one.made + made, one.decoded + made
         for one in [one for one in self.live if one.state == "decode" and one.made >= one.output]:
             self.remove(one, end)
 
-    def brute_force(self, row: StepRecord, decoding: list[Live], chunks: list[tuple[Live, Chunk]]) -> None:
-        unit, parts = row.unit, len(decoding) + len(chunks)
-        work = [(one, unit.decode(one.context)) for one in decoding]
-        work += [(one, unit.prefill(chunk.tokens, chunk.context)) for one, chunk in chunks]
+    def burst(self, one: Live) -> Burst:
+        drafted = self.random.randint(1, 6)
+        return Burst(one.name, drafted, self.random.randint(0, drafted))
+
+    def brute_force(
+        self, row: StepRecord, decoding: list[Live], chunks: list[tuple[Live, Chunk]], bursts: dict[str, Burst]
+    ) -> None:
+        unit, parts, stretch = row.unit, len(decoding) + len(chunks), row.duration_ns / row.predicted_ns
+        work = [(one, unit.prefill(chunk.tokens, chunk.context)) for one, chunk in chunks]
+        for one in decoding:
+            compute = unit.decode(one.context)
+            if burst := bursts.get(one.name):
+                # One draft after the other, each attending to all before it and, on average, to half of itself.
+                drafts = [unit.prefill(1, one.context + 1 + place) for place in range(burst.drafted)]
+                compute += sum(drafts)
+                one.rejected += stretch * sum(drafts) * (burst.drafted - burst.accepted) / burst.drafted
+                one.drafted, one.accepted = one.drafted + burst.drafted, one.accepted + burst.accepted
+            work.append((one, compute))
         predicted = unit.fixed + sum(compute for _, compute in work)
         assert row.predicted_ns == pytest.approx(predicted, rel=1e-9)
         for one, compute in work:
-            one.cost += row.duration_ns / row.predicted_ns * (unit.fixed / parts + compute)
+            one.cost += stretch * (unit.fixed / parts + compute)
             one.solo += unit.fixed + compute
         for one in self.live:
             one.residency += row.duration_ns if one.state != "waiting" else 0
+        self.check_shares(row, work, chunks, bursts)
+
+    def check_shares(
+        self, row: StepRecord, work: list[tuple[Live, float]], chunks: list[tuple[Live, Chunk]], bursts: dict[str, Burst]
+    ) -> None:
+        assert row.participants == len(work)
+        assert row.prefill_tokens == sum(chunk.tokens for _, chunk in chunks)
+        assert row.drafted_tokens == sum(burst.drafted for burst in bursts.values())
+        for share in row.tenants:
+            own = [(one, compute) for one, compute in work if one.tenant == share.name]
+            prompts = [chunk for one, chunk in chunks if one.tenant == share.name]
+            drafted = sum(bursts[one.name].drafted for one, _ in own if one.name in bursts)
+            assert share.tokens == sum(chunk.tokens for chunk in prompts) + len(own) - len(prompts) + drafted
+            assert share.compute_ns == pytest.approx(sum(compute for _, compute in own), rel=1e-9)
+            prefill = sum(row.unit.prefill(chunk.tokens, chunk.context) for chunk in prompts)
+            assert share.prefill_ns == pytest.approx(prefill, rel=1e-9)
 
     def remove(self, one: Live, at_ns: int) -> None:
         self.live.remove(one)
@@ -157,6 +195,10 @@ def test_running_sums_equal_brute_force(schedule: Schedule, turns: int) -> None:
         assert sum(segment.solo_ns for segment in segments) == pytest.approx(truth.solo, rel=1e-9, abs=1e-3)
         lived = sum(segment.duration_ns - segment.host_gap_ns for segment in segments)
         assert lived == truth.residency
+        rejected = [segment.waste_ns for segment in segments if segment.waste == Waste.REJECTED_DRAFT]
+        assert sum(rejected) == pytest.approx(truth.rejected, rel=1e-9, abs=len(segments))
+        assert (attempt.drafted_tokens, attempt.accepted_tokens) == (truth.drafted, truth.accepted)
+        assert sum(segment.tokens for segment in segments if segment.name is Phase.DECODE) == truth.decoded
 
 
 @settings(max_examples=60, deadline=None)
@@ -203,9 +245,9 @@ def test_every_nanosecond_of_the_engine_is_in_a_row(schedule: Schedule, turns: i
     assert all(row.host_gap_ns >= 0 and row.idle_ns >= 0 for row in rows)
 
 
-def ran(ledger: StepLedger, index: int, start: int, chunks: list[Chunk]) -> int:
+def ran(ledger: StepLedger, index: int, start: int, chunks: list[Chunk], bursts: Sequence[Burst] = ()) -> int:
     end = start + 1_000_000
-    ledger.step(Step(index, start, end, 1_000_000, chunks, Bound.NONE, {"a": 3}))
+    ledger.step(Step(index, start, end, 1_000_000, chunks, Bound.NONE, {"a": 3}, bursts))
     return end
 
 
@@ -233,7 +275,7 @@ def test_what_a_preemption_made_compute_again_is_told_apart() -> None:
     ledger.admitted(Admission("r", READY_NS + 10, READY_NS + 20, 0, 0, ""))
     end = ran(ledger, 0, READY_NS + 30, [Chunk("r", 100, 0, last=True)])
     end = ran(ledger, 1, end + 30, [])  # decodes one more
-    ledger.preempted("r", end + 10)
+    ledger.preempted("r", end + 10, "b")
     ledger.enqueued(request("other", "b", end + 10, 5))
     ledger.admitted(Admission("other", end + 11, end + 12, 0, 0, ""))
     end = ran(ledger, 2, end + 30, [Chunk("other", 5, 0, last=True)])
@@ -254,7 +296,7 @@ def test_what_a_preemption_made_compute_again_is_told_apart() -> None:
         Phase.DECODE,
     ]
     again = attempt.segments[6]
-    assert again.waste == Waste.RECOMPUTED_PREEMPTION
+    assert (again.waste, again.culprit) == (Waste.RECOMPUTED_PREEMPTION, "b")
     assert 0.97 * again.cost_ns < again.waste_ns < again.cost_ns  # 101 of its 102 tokens were there before
     assert attempt.preemptions == 1
     assert attempt.segments[4].step_first == attempt.segments[4].step_last == 2
@@ -267,10 +309,10 @@ def test_a_preemption_in_the_middle_of_a_recomputation_does_not_forget_what_was_
     ledger.enqueued(request("r", "a", READY_NS, 100))
     ledger.admitted(Admission("r", READY_NS + 10, READY_NS + 20, 0, 0, ""))
     end = ran(ledger, 0, READY_NS + 30, [Chunk("r", 100, 0, last=True)])
-    ledger.preempted("r", end)
+    ledger.preempted("r", end, "")
     ledger.admitted(Admission("r", end + 10, end + 20, 0, 0, ""))
     end = ran(ledger, 1, end + 30, [Chunk("r", 20, 0, last=False)])
-    ledger.preempted("r", end)
+    ledger.preempted("r", end, "")
     ledger.admitted(Admission("r", end + 10, end + 20, 0, 0, ""))
     end = ran(ledger, 2, end + 30, [Chunk("r", 101, 0, last=True)])
     ledger.removed(Removal("r", end, Outcome.OK, "length", 2))
@@ -279,6 +321,34 @@ def test_a_preemption_in_the_middle_of_a_recomputation_does_not_forget_what_was_
     _, second, third = (segment for segment in attempt.segments if segment.name is Phase.PREFILL)
     assert second.waste_ns == second.cost_ns
     assert 0.97 * third.cost_ns < third.waste_ns < third.cost_ns
+
+
+def test_what_was_drafted_and_thrown_away_is_told_apart_and_what_was_right_lengthens_the_context() -> None:
+    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
+    ledger = StepLedger(ONE_CORE, records.append)
+    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    ledger.enqueued(request("r", "a", READY_NS, 100))
+    ledger.admitted(Admission("r", READY_NS + 10, READY_NS + 20, 0, 0, ""))
+    end = ran(ledger, 0, READY_NS + 30, [Chunk("r", 100, 0, last=True)])
+    end = ran(ledger, 1, end + 30, [], [Burst("r", 4, 3)])
+    step = records[-1]
+    assert isinstance(step, StepRecord)
+    share, unit = step.tenants[0], step.unit
+    assert (step.participants, step.prefill_tokens, step.drafted_tokens, share.tokens) == (1, 0, 4, 5)
+    drafts = unit.prefill(4, 101)
+    assert share.compute_ns == pytest.approx(unit.decode(100) + drafts)
+    assert share.prefill_ns == 0
+    ledger.preempted("r", end, "b")
+    ledger.admitted(Admission("r", end + 10, end + 20, 0, 0, ""))
+    end = ran(ledger, 2, end + 30, [Chunk("r", 105, 0, last=True)])
+    ledger.removed(Removal("r", end, Outcome.OK, "length", 6))
+    attempt = records[-1]
+    assert isinstance(attempt, AttemptRecord)
+    decode, again = attempt.segments[3], attempt.segments[6]
+    assert (decode.tokens, decode.waste, decode.culprit) == (4, Waste.REJECTED_DRAFT, "")
+    assert decode.waste_ns == pytest.approx(1_000_000 * drafts / step.predicted_ns / 4, abs=1)
+    # The 104 tokens that had keys and values are computed again, and the newest for the first time.
+    assert again.waste_ns == pytest.approx(again.cost_ns * 104 / 105, rel=0.02)
 
 
 def test_the_step_in_flight_at_arrival_is_the_first_one_waited_through() -> None:
@@ -302,7 +372,7 @@ def test_an_engine_that_breaks_the_protocol_is_told_what_to_do() -> None:
     ledger = StepLedger(ONE_CORE, lambda _: None)
     ledger.ready(BOOT_NS, READY_NS, MODEL)
     with pytest.raises(ProtocolError, match="report enqueued"):
-        ledger.preempted("nobody", READY_NS)
+        ledger.preempted("nobody", READY_NS, "")
     with pytest.raises(ProtocolError, match=r"through idle"):
         ran(ledger, 0, READY_NS, [])
     ledger.enqueued(request("r", "a", READY_NS))
@@ -311,6 +381,12 @@ def test_an_engine_that_breaks_the_protocol_is_told_what_to_do() -> None:
         ledger.idle(READY_NS, READY_NS + 1)
     with pytest.raises(ProtocolError, match="report its preemption first"):
         ledger.admitted(Admission("r", READY_NS, READY_NS, 0, 0, ""))
+    with pytest.raises(ProtocolError, match="only a decoding request"):
+        ran(ledger, 0, READY_NS, [Chunk("r", 50, 0, last=False)], [Burst("r", 2, 1)])
+    end = ran(ledger, 0, READY_NS, [Chunk("r", 100, 0, last=True)])
+    for drafted, accepted in ((0, 0), (2, 3)):
+        with pytest.raises(ProtocolError, match="report bursts with drafts only"):
+            ran(ledger, 1, end, [], [Burst("r", drafted, accepted)])
 
 
 def test_an_engine_that_stops_before_its_first_turn_has_loaded_all_the_same() -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from costspan import semconv
 from costspan.clock import now_ns
-from costspan.semconv import Bound, Outcome, Phase
+from costspan.semconv import Bound, LatencyClass, Outcome, Phase, Waste
 from costspan_hooks import Admission, Chunk, Removal, RequestInfo, Step
-from costspan_hooks.observer import ModelShape
+from costspan_hooks.observer import Burst, ModelShape
 from costspan_hooks.recorder import Recorder
 from tests.receiver import Receiver, Span, read_spans
 
@@ -96,6 +96,31 @@ def test_steps_evictions_and_heartbeats_arrive_under_one_name(receiver: Receiver
     assert all(row["end_ns"] >= row["start_ns"] and row["utilization"] is None for row in samples)
     names = {request.headers[semconv.HEADER_CLIENT] for request in receiver.accepted}
     assert names == {steps[0]["engine"]} == {samples[0]["client"]}
+
+
+def test_what_the_engine_tells_of_drafts_experts_adapters_and_classes_arrives(receiver: Receiver) -> None:
+    recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
+    at = now_ns()
+    recorder.ready(at, at, MODEL)
+    recorder.enqueued(RequestInfo("r1", "acme", "", "", 1, "", "", "tiny", 8, at, at, True, "lora-1", LatencyClass.BATCH, -2))
+    recorder.closed("r1", at + 9 * MS, 4)
+    recorder.admitted(Admission("r1", at, at, 0, 0, ""))
+    chunks = [Chunk("r1", 8, 0, last=True)]
+    recorder.step(Step(0, at, at + MS, MS, chunks, Bound.NONE, {"acme": 1}, experts=[5, 0, 11], expert_skew=2.06))
+    recorder.step(Step(1, at + MS, at + 2 * MS, MS, [], Bound.NONE, {"acme": 1}, [Burst("r1", 3, 2)]))
+    recorder.removed(Removal("r1", at + 2 * MS, Outcome.TIMEOUT, "timeout", 4, block_ns=7 * MS))
+    recorder.stopped(now_ns())
+    (attempt,) = rows(receiver, "attempts")
+    told = ("adapter", "latency_class", "priority", "block_ns", "drafted_tokens", "accepted_tokens", "outcome")
+    assert [attempt[name] for name in told] == ["lora-1", "batch", -2, 7 * MS, 3, 2, "timeout"]
+    assert (attempt["phases.name"][-2], attempt["phases.tokens"][-2]) == (Phase.DECODE, 3)
+    assert attempt["phases.waste"][-2] == Waste.REJECTED_DRAFT
+    first, second = rows(receiver, "steps")[:2]
+    assert (first["expert_tokens"], first["expert_skew"], first["drafted_tokens"]) == ([5, 0, 11], 2.06, 0)
+    assert (second["expert_tokens"], second["prefill_tokens"], second["drafted_tokens"]) == ([], 0, 3)
+    found = spans(receiver)
+    assert found["chat tiny"].attributes[semconv.ADAPTER] == "lora-1"
+    assert found["decode"].attributes[semconv.ITEMS] == 3
 
 
 def test_a_request_whose_server_never_reported_is_not_lost(receiver: Receiver) -> None:
