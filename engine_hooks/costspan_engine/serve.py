@@ -10,7 +10,7 @@ import socket
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from costspan.clock import now_ns
 from costspan_engine.engine import Engine
@@ -32,6 +32,8 @@ _MAX_PORT = 65_535
 _BACKLOG = 2048
 _GPU_FRACTION = 0.9
 """Of a GPU's free memory, what is used where nobody says how large the cache is to be: the rest is for what nobody foresees."""
+_ON_CUDA: dict[str, Any] = {"max_num_seqs": 256, "max_batched_tokens": 8192}
+"""A GPU is not busy with the batches that keep a CPU busy."""
 _SWITCH_INTERVAL_S = 0.0005
 """The engine's thread and the event loop share one interpreter lock; Python's own 5 ms is a whole step."""
 
@@ -73,7 +75,14 @@ def _add_batching(serve: argparse.ArgumentParser) -> None:
     group, defaults = serve.add_argument_group("batching and cache"), EngineConfig()
     for option, text in (
         ("max_num_seqs", "sequences in the batch at most"),
-        ("max_batched_tokens", "tokens computed in a step at most"),
+        ("max_batched_tokens", "tokens in a step at most"),
+    ):
+        flag, usual = (
+            f"--{option.replace('_', '-')}",
+            f"(default: {getattr(defaults, option)} on cpu, {_ON_CUDA[option]} on cuda)",
+        )
+        group.add_argument(flag, type=int, metavar="N", help=f"{text} {usual}")
+    for option, text in (
         ("block_size", "tokens in a block"),
         ("tenant_max_seqs", "sequences of one tenant in the batch at most; 0 for no cap"),
         ("draft_tokens", "tokens guessed ahead from a request's own text; 0 for none"),
@@ -145,8 +154,7 @@ def _config(arguments: argparse.Namespace) -> EngineConfig:
     if arguments.kv_memory is not None and not 0 < arguments.kv_memory < float("inf"):
         raise ConfigError(f"--kv-memory is {arguments.kv_memory}; it must be above 0")
     return EngineConfig(
-        max_num_seqs=arguments.max_num_seqs,
-        max_batched_tokens=arguments.max_batched_tokens,
+        **{name: value for name in _ON_CUDA if (value := getattr(arguments, name)) is not None},
         kv_blocks=EngineConfig().kv_blocks if arguments.kv_blocks is None else arguments.kv_blocks,
         block_size=arguments.block_size,
         prefix_cache=not arguments.no_prefix_cache,
@@ -222,6 +230,8 @@ def _load(
 
     torch.set_num_threads(arguments.threads)
     device = choose_device(arguments.device)
+    if device.type == "cuda":
+        config = replace(config, **{name: usual for name, usual in _ON_CUDA.items() if getattr(arguments, name) is None})
     dtype = choose_dtype(arguments.dtype, device, folder)
     loaded = load(folder, dtype, device) if folder else PRESETS[arguments.preset](dtype, device)
     name, model = arguments.model_name or loaded.name, loaded.model

@@ -122,7 +122,7 @@ def test_serves_the_preset_and_stops_cleanly() -> None:
             assert server.stderr is not None
             *report, line = _until_ready(server.stderr)
             assert report[0] == "memory of the host:\n"
-            assert "blocks of 16 tokens hold so many requests" in report[-1]
+            assert "blocks of 16 tokens: " in report[-1]
             found = re.fullmatch(r"costspan engine: house is ready on (http://127\.0\.0\.1:\d+)\n", line)
             assert found, line
             body = {"model": "house", "prompt": "Once", "max_tokens": 12, "temperature": 0}

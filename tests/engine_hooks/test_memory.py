@@ -82,8 +82,8 @@ def test_the_report_reads_well() -> None:
         "  CUDA graphs      1.0 MiB\n"
         "  KV cache       100.0 GiB\n"
         "  left               512 B\n"
-        "  the cache's 51,200 blocks of 16 tokens hold so many requests: "
-        "3,200 of 256 tokens, 800 of 1,024 tokens, 200 of 4,096 tokens, 100 of 8,192 tokens"
+        "  requests that fit into 51,200 blocks of 16 tokens: "
+        "3,200 of 256 tokens, or 800 of 1,024 tokens, or 200 of 4,096 tokens, or 100 of 8,192 tokens"
     )
     assert "graphs" not in replace(said, graphs=0).render()
 

@@ -73,8 +73,8 @@ class MemoryReport:
         lines = [f"memory of {self.device}:"]
         lines += [f"  {name:<12}{_readable(size):>12}" for name, size in sizes.items() if size or name != "CUDA graphs"]
         lengths = [*(length for length in _LENGTHS if length < self.max_context), self.max_context]
-        counts = ", ".join(f"{self.requests(length):,} of {length:,} tokens" for length in lengths)
-        lines.append(f"  the cache's {self.kv_blocks:,} blocks of {self.block_size} tokens hold so many requests: {counts}")
+        counts = ", or ".join(f"{self.requests(length):,} of {length:,} tokens" for length in lengths)
+        lines.append(f"  requests that fit into {self.kv_blocks:,} blocks of {self.block_size} tokens: {counts}")
         return "\n".join(lines)
 
 

@@ -7,7 +7,6 @@ import hashlib
 import secrets
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -112,12 +111,13 @@ class Desk:
             self._sampling(asked, len(prompt)),
             deadline_ns=self._deadline_ns(http, asked),
         )
-        make_guide = await asyncio.to_thread(self._guides_to, asked)
+        # Compiling a schema may take a second, which the others' answers shall not wait for.
+        guides = await asyncio.to_thread(self._make_guides, asked)
         choices = []
-        for index in range(asked.n or 1):
+        for index, guide in enumerate(guides):
             # Whatever keeps state is a choice's own.
             stop = TextStream(self._served.tokenizer, stops).ends if stops else None
-            request = replace(_numbered(first, index), stops=stop, guide=make_guide() if make_guide else None)
+            request = replace(_numbered(first, index), stops=stop, guide=guide)
             choices.append(Choice(index, request, self._served.tokenizer, stops))
         return Generation(
             choices,
@@ -129,15 +129,16 @@ class Desk:
             stream=bool(asked.stream),
         )
 
-    def _guides_to(self, asked: ChatRequest | CompletionRequest) -> Callable[[], Guide] | None:
-        """Makes guides to the format that was asked for; compiling one may take a tenth of a second."""
+    def _make_guides(self, asked: ChatRequest | CompletionRequest) -> list[Guide | None]:
+        """A guide to the format that was asked for, or none, for each choice."""
+        choices = range(asked.n or 1)
         match asked.response_format:
             case JsonObject():
-                return self._guides.json_object
+                return [self._guides.json_object() for _ in choices]
             case JsonOfSchema(json_schema=wanted):
-                return lambda: self._guides.json_schema(wanted.content)
+                return [self._guides.json_schema(wanted.content) for _ in choices]
             case _:
-                return None
+                return [None for _ in choices]
 
     @cached_property
     def _guides(self) -> Guides:
