@@ -51,6 +51,7 @@ def test_new_requests_are_sent_elsewhere_while_old_ones_finish() -> None:
         assert health.status_code == refused.status_code == 503
         assert 1 <= int(refused.headers["retry-after"]) <= 20
         assert refused.json()["error"]["code"] == "engine_stopping"
+        assert refused.headers["connection"] == "close"
         assert _events(streamed.result().text)[-1] == "[DONE]"
         assert len(_events(streamed.result().text)) == 101
         assert whole.result().json()["usage"]["completion_tokens"] == 200

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -17,13 +18,20 @@ from openai import OpenAI
 from pydantic import BaseModel, Field
 from tokenizers import AddedToken, decoders, models
 
+from costspan.clock import now_ns
 from costspan.semconv import LatencyClass, Outcome
+from costspan_engine.engine import Engine, Output
 from costspan_engine.models.presets import byte_tokenizer
+from costspan_engine.null_observer import NullObserver
+from costspan_engine.serving.answer import Form
+from costspan_engine.serving.choice import Choice
+from costspan_engine.serving.delivery import Generation, InFlight
 from costspan_engine.serving.desk import Served
+from costspan_engine.serving.post import PostOffice
 from costspan_engine.serving.text import Reasoning
 from costspan_engine.settings import EngineConfig
 from costspan_engine.tokenizer import Tokenizer
-from tests.engine_hooks.engine_fixtures import CountingExecutor, Live, serving, torch_executor, until
+from tests.engine_hooks.engine_fixtures import CountingExecutor, Live, request, serving, torch_executor, until
 
 CONFIG = EngineConfig(max_num_seqs=8, max_batched_tokens=128, kv_blocks=512, block_size=4)
 MESSAGES: Any = [{"role": "user", "content": "Say something."}]
@@ -239,6 +247,39 @@ def test_cancelled_before_its_first_token() -> None:
         executor.gate.set()
         assert [choice["finish_reason"] for choice in asked.result().json()["choices"]] == ["abort", "abort"]
     assert len(live.observer.all("enqueued")) == len(live.observer.all("closed")) == 1
+
+
+def test_a_choice_that_is_cancelled_twice_ends_once() -> None:
+    engine = Engine(CountingExecutor(), CONFIG, max_context=512, observer=NullObserver(), started_ns=now_ns())
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(dict(message))
+
+    async def receive() -> dict[str, Any]:
+        return await asyncio.Future()
+
+    async def answer() -> None:
+        office, in_flight, loop = PostOffice(engine), InFlight(), asyncio.get_running_loop()
+        choices = [Choice(index, request([65], name=f"c{index}"), byte_tokenizer(), ()) for index in range(3)]
+        form = Form("text", "c0", "mini", 0)
+        generation = Generation(choices, office, in_flight, NullObserver(), form=form, request_id="mine", stream=True)
+        # Both before anything of it was delivered, as two requests that come in at a time may.
+        assert in_flight.cancel("mine")
+        assert in_flight.cancel("c0")
+
+        def deliver(outputs: list[Output]) -> None:
+            loop.call_soon_threadsafe(office.sort, outputs)
+
+        engine.start(deliver)
+        await generation({}, receive, send)
+        assert in_flight.none.is_set()
+        await asyncio.to_thread(engine.stop)
+
+    asyncio.run(answer())
+    events = b"".join(message.get("body", b"") for message in sent).decode().split("\n\n")
+    ends = [json.loads(event[6:])["choices"][0]["index"] for event in events if event.startswith("data: {")]
+    assert sorted(ends) == [0, 1, 2]
 
 
 def test_closing_a_stream_cancels_every_choice() -> None:

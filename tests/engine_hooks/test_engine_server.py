@@ -113,6 +113,8 @@ def test_stop_strings_end_the_work_not_only_the_text(live: Live, ask: OpenAI, st
         ("completions", {"model": "mini", "prompt": "A", "max_tokens": 0}, 400, "invalid_value", "max_tokens"),
         ("completions", {"model": "mini", "prompt": "A", "max_tokens": "9"}, 400, "invalid_value", "max_tokens"),
         ("completions", {"model": "mini", "prompt": "A", "stop": [""]}, 400, "invalid_value", "stop"),
+        ("completions", {"model": "mini", "prompt": "A", "stop": 0}, 400, "invalid_value", "stop"),
+        ("completions", {"model": "mini", "prompt": "A", "stop": {}}, 400, "invalid_value", "stop"),
         ("completions", {"model": "mini", "prompt": "A", "n": 17}, 400, "invalid_value", "n: "),
         ("completions", {"model": "mini", "prompt": "A", "n": 0}, 400, "invalid_value", "n: "),
         ("completions", {"model": "mini", "prompt": "A", "best_of": 2}, 400, "unsupported_value", "does not serve best_of"),
@@ -310,3 +312,9 @@ def test_errors_and_answers_carry_the_callers_id(live: Live) -> None:
         assert httpx.post(f"{live.url}/v1/completions", json=body, headers=headers).headers["x-request-id"] == "mine"
     answer = httpx.post(f"{live.url}/v1/completions", json={"model": "mini", "prompt": "A", "max_tokens": 1})
     assert answer.headers["x-request-id"] == answer.json()["id"]
+
+
+def test_a_wrong_method_is_told_the_right_one(live: Live) -> None:
+    refused = httpx.get(f"{live.url}/v1/completions")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    assert refused.json()["error"]["code"] == "unknown_url"

@@ -149,8 +149,9 @@ class Generation(Response):
         for choice in self._unended():
             if choice.submitted:
                 self._office.cancel(choice.request_id, at_ns)
-            else:
-                self._box.put(Output(choice.request_id, None, _ABORT, 0))
+        # Each is told of once, however often it is cancelled before that is read.
+        for choice in self._held_back:
+            self._box.put(Output(choice.request_id, None, _ABORT, 0))
         self._held_back = []
 
     def hand_back(self) -> None:

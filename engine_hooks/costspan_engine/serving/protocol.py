@@ -96,7 +96,9 @@ class GenerationRequest(BaseModel):
     min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
-    stop: Annotated[_Stops, BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop or [])] = []
+    stop: Annotated[
+        _Stops, BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else [] if stop is None else stop)
+    ] = []
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from math import ceil
 from typing import TYPE_CHECKING
@@ -141,9 +141,11 @@ def _add_state(app: FastAPI, engine: Engine, gate: Gate, report: MemoryReport | 
 
 
 def _add_errors(app: FastAPI, gate: Gate) -> None:
-    def answer(http: Request, error: RequestError) -> JSONResponse:
+    def answer(http: Request, error: RequestError, more: Mapping[str, str] | None = None) -> JSONResponse:
         gate.refused[error.code] += 1
-        headers = error_headers(error)
+        headers = error_headers(error) | dict(more or {})
+        if gate.closing:
+            headers["connection"] = "close"  # or the next request of a client would meet a socket that has just gone
         if request_id := http.headers.get("x-request-id"):
             headers["x-request-id"] = request_id
         return JSONResponse(error_body(error), error.status, headers)
@@ -155,7 +157,7 @@ def _add_errors(app: FastAPI, gate: Gate) -> None:
     @app.exception_handler(HTTPException)
     async def unknown(http: Request, error: HTTPException) -> JSONResponse:
         message = f"{http.method} {http.url.path}: {error.detail}."
-        return answer(http, RequestError(message, status=error.status_code, code="unknown_url"))
+        return answer(http, RequestError(message, status=error.status_code, code="unknown_url"), error.headers)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: ClientDisconnect) -> Response:
