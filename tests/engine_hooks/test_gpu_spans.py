@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA; here i
 
 from costspan_engine.compute import gpu_spans
 from costspan_engine.compute.gpu_spans import FlashSpan, PagedSpan, gpu_span
+from costspan_engine.compute.paged_kernel import _splits
 from costspan_engine.models.attention import KVCache, gathered_span
 from costspan_engine.models.config import ModelConfig
 
@@ -173,6 +175,14 @@ compile(
     paged_kernel._combine,
     dict(parts=whole, weights=whole, output=half),
     {},
-    dict(heads=32, width=128, splits=4, padded_splits=4, padded_width=128),
+    dict(heads=32, width=128, splits=4, padded_width=128),
 )
 """
+
+
+@pytest.mark.parametrize("programs", [1, 3, 24, 100, 530, 5000])
+def test_splits_are_few_kinds(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=132))
+    splits = _splits(programs, torch.device("cuda"))
+    assert splits in {1, 2, 4, 8, 16, 32}
+    assert splits == 1 or splits * programs <= 4 * 132

@@ -50,8 +50,7 @@ def paged_attention(queries: Tensor, keys: Tensor, values: Tensor, *, tables: Te
     )  # fmt: skip
     output = queries.new_empty(queries.shape)
     _combine[(sequences, heads)](
-        parts, weights, output, heads=heads, width=width, splits=splits,
-        padded_splits=triton.next_power_of_2(splits), padded_width=padded_width,
+        parts, weights, output, heads=heads, width=width, splits=splits, padded_width=padded_width,
     )  # fmt: skip
     return output
 
@@ -60,10 +59,11 @@ def _splits(programs: int, device: torch.device) -> int:
     if device.type != "cuda":
         return 2  # Triton's interpreter: more than one, so that putting parts together is tried
     processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(_MOST_SPLITS, _WAVES * processors // programs))
+    # A power of two: each number is a kernel of its own, and what was not compiled at the start is compiled in somebody's step.
+    return 1 << max(1, min(_MOST_SPLITS, _WAVES * processors // programs)).bit_length() - 1
 
 
-@triton.jit  # type: ignore[untyped-decorator]  # Triton tells no types
+@triton.jit(do_not_specialize=["table_stride", "window"])  # type: ignore[untyped-decorator]  # Triton tells no types
 def _attend(  # noqa: PLR0917 - Triton gives a kernel what it is called with, one by one
     queries: tl.tensor, keys: tl.tensor, values: tl.tensor, tables: tl.tensor, lengths: tl.tensor,
     parts: tl.tensor, weights: tl.tensor, table_stride: tl.tensor, window: tl.tensor, scale: tl.tensor,
@@ -113,15 +113,15 @@ def _attend(  # noqa: PLR0917 - Triton gives a kernel what it is called with, on
 @triton.jit  # type: ignore[untyped-decorator]  # Triton tells no types
 def _combine(  # noqa: PLR0917 - as above
     parts: tl.tensor, weights: tl.tensor, output: tl.tensor,
-    heads: tl.constexpr, width: tl.constexpr, splits: tl.constexpr, padded_splits: tl.constexpr, padded_width: tl.constexpr,
+    heads: tl.constexpr, width: tl.constexpr, splits: tl.constexpr, padded_width: tl.constexpr,
 ) -> None:  # fmt: skip
     """One query: its parts' mean, weighted by their shares."""
     own = tl.program_id(0) * heads + tl.program_id(1)
-    split, place = tl.arange(0, padded_splits), tl.arange(0, padded_width)
-    weight = tl.load(weights + own * splits + split, mask=split < splits, other=float("-inf"))
+    split, place = tl.arange(0, splits), tl.arange(0, padded_width)
+    weight = tl.load(weights + own * splits + split)
     peak = tl.maximum(tl.max(weight, 0), _FLOOR)
     share = tl.exp(weight - peak)
-    known = (split < splits)[:, None] & (place < width)[None, :]
+    known = (place < width)[None, :]
     part = tl.load(parts + (own * splits + split)[:, None] * width + place[None, :], mask=known, other=0.0)
     total = tl.sum(share, 0)
     mean = tl.sum(part * share[:, None], 0) / tl.where(total > 0, total, 1.0)
