@@ -334,7 +334,13 @@ def test_whoever_takes_the_outputs_may_be_gone() -> None:
 
 
 def test_an_engine_that_never_started_can_be_stopped() -> None:
-    Engine(CountingExecutor(), CONFIG, max_context=100, observer=Recording(), started_ns=now_ns()).stop()
+    observer = Recording()
+    engine = Engine(CountingExecutor(), CONFIG, max_context=100, observer=observer, started_ns=now_ns())
+    engine.stop()
+    assert not engine.alive
+    assert observer.events == []
+    with pytest.raises(RequestError, match="shutting down"):
+        engine.submit(request([1], 1))
 
 
 def test_a_client_that_leaves_while_the_engine_stops_is_told_of_as_one() -> None:
