@@ -148,13 +148,12 @@ def _decoding(index: int, block_size: int) -> Any:
 def _ledger(executor: Any, config: Any) -> None:
     """How much longer the same work takes when every step is booked."""
     from costspan_engine.null_observer import NullObserver  # noqa: PLC0415 - a GPU must be there first
-    from costspan_hooks.cost_model import ONE_CORE  # noqa: PLC0415 - likewise
     from costspan_hooks.ledger import StepLedger  # noqa: PLC0415 - likewise
 
     ratios = []
     for _ in range(LEDGER_ROUNDS):
         bare = _serve(executor, config, NullObserver())
-        booked = _serve(executor, config, StepLedger(ONE_CORE, deque[object](maxlen=10_000).append))
+        booked = _serve(executor, config, StepLedger(deque[object](maxlen=10_000).append))
         ratios.append(booked / bare)
     print(f"with the step ledger the engine takes {statistics.median(ratios) - 1:+.2%} of the time without", end=" ")
     print(f"(median of {LEDGER_ROUNDS} pairs)")

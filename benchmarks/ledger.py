@@ -11,11 +11,12 @@ from collections import deque
 
 from costspan.semconv import Bound, Outcome
 from costspan_hooks import Admission, Chunk, Removal, RequestInfo, Step
-from costspan_hooks.cost_model import ONE_CORE
+from costspan_hooks.devices import ONE_CORE
 from costspan_hooks.ledger import StepLedger
-from costspan_hooks.observer import ModelShape
+from costspan_hooks.observer import EngineInfo, ModelShape
 
 MODEL = ModelShape(parameters=6_400_000, bytes_per_parameter=4, kv_bytes_per_token=2048, flops_per_pair=6144)
+ENGINE = EngineInfo(MODEL, ONE_CORE)
 TENANTS = 5
 SIZES = (8, 256)
 STEPS = 2000
@@ -29,8 +30,8 @@ class Batch:
     def __init__(self, size: int) -> None:
         self.size = size
         self.now, self.index = 1_000_000, 0
-        self.ledger = StepLedger(ONE_CORE, deque[object](maxlen=1000).append)
-        self.ledger.ready(0, self.now, MODEL)
+        self.ledger = StepLedger(deque[object](maxlen=1000).append)
+        self.ledger.ready(0, self.now, ENGINE)
         self.blocks = {f"tenant-{tenant}": 100 for tenant in range(TENANTS)}
 
     def enter(self) -> float:

@@ -36,7 +36,8 @@ from costspan_engine.simulate.profiles import HOST_NS, Deployment, Model
 from costspan_engine.simulate.replay import Replica
 from costspan_engine.simulate.tally import Served, Tally, quantiles
 from costspan_engine.simulate.traffic import Arrival, Traffic
-from costspan_hooks.cost_model import ONE_CORE, CostModel, Regime, Roofline
+from costspan_hooks.cost_model import CostModel, Regime, Roofline
+from costspan_hooks.devices import ONE_CORE
 from costspan_hooks.observer import RequestInfo
 
 SLICE = Path(__file__).parents[1] / "demo" / "costspan_demo" / "traces" / "azure_conversation.csv"

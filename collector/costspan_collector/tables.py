@@ -15,6 +15,7 @@ SPANS = "spans"
 DELIVERIES = "deliveries"
 TIME_COLUMN = MappingProxyType(
     {
+        "engines": "started_ns",
         "attempts": "enqueued_ns",
         "steps": "start_ns",
         "evictions": "at_ns",
@@ -66,7 +67,7 @@ def conform(payload: pa.Table, schema: pa.Schema) -> pa.Table:
     """A payload in exactly a table's schema.
 
     Columns may come in any order, and texts as any Arrow text (large, dictionary-encoded). A column with a default that
-    is not there is filled with its type's zero.
+    is not there is filled with its type's zero, or null where it may be.
 
     Raises:
         ContentError: It does not fit; the sentence names the first wrong column and what it must be.
@@ -80,7 +81,7 @@ def conform(payload: pa.Table, schema: pa.Schema) -> pa.Table:
 def _conform_column(payload: pa.Table, field: pa.Field[Any]) -> pa.ChunkedArray[Any]:
     indices = payload.schema.get_all_field_indices(field.name)
     if not indices and (field.metadata or {}).get(b"default"):
-        return pa.chunked_array([_zeros(payload.num_rows, field.type)])
+        return pa.chunked_array([_zeros(payload.num_rows, field)])
     if len(indices) != 1:
         how = "is missing" if not indices else f"comes {len(indices)} times"
         raise ContentError(f"column {field.name!r} {how}: it must be there once, as {field.type}")
@@ -92,9 +93,10 @@ def _conform_column(payload: pa.Table, field: pa.Field[Any]) -> pa.ChunkedArray[
     return column.cast(field.type)
 
 
-def _zeros(count: int, kind: pa.DataType) -> pa.Array[Any]:
-    zero: Any = [] if pa.types.is_list(kind) else "" if pa.types.is_string(kind) else 0
-    return pa.array([zero] * count, kind)
+def _zeros(count: int, field: pa.Field[Any]) -> pa.Array[Any]:
+    zero: Any = [] if pa.types.is_list(field.type) else "" if pa.types.is_string(field.type) else 0
+    zeros: pa.Array[Any] = pa.array([None if field.nullable else zero] * count, field.type)
+    return zeros
 
 
 def _acceptable(given: pa.DataType, wanted: pa.DataType) -> bool:

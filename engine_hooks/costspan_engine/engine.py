@@ -17,7 +17,7 @@ from costspan_engine.executor import Executor, Logprobs, Result
 from costspan_engine.scheduler import Batch, Progress, Scheduler
 from costspan_engine.sequence import Request, Sequence
 from costspan_engine.settings import EngineConfig
-from costspan_hooks.observer import Burst, EngineObserver, Removal, Step
+from costspan_hooks.observer import Burst, EngineInfo, EngineObserver, Removal, Step
 
 _logger = logging.getLogger("costspan")
 
@@ -86,6 +86,8 @@ class Engine:
         self.totals = Totals()
         self.max_context = min(max_context, config.kv_tokens)
         """Tokens that prompt and answer may have together: a lone sequence always fits the cache, so nobody waits for ever."""
+        self._batching = config.batching(self.max_context)
+        self._info = EngineInfo(executor.shape, executor.device, self._batching)
         self._executor = executor
         self._observer = observer
         self._started_ns = started_ns
@@ -156,7 +158,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            self._observer.ready(self._started_ns, now_ns(), self._executor.shape)
+            self._observer.ready(self._started_ns, now_ns(), self._info)
             while self._turn():
                 pass
         except Exception:
@@ -232,6 +234,7 @@ class Engine:
                 bursts=bursts,
                 experts=result.experts,
                 expert_skew=result.expert_skew,
+                padding=result.padding,
             )
         )
         self._count(batch, result.duration_ns, bursts, progress)
@@ -271,8 +274,19 @@ class Engine:
         self.totals.removed[outcome] += 1
         self.totals.cached_tokens += max(0, seq.cached_tokens)
         disconnect_ns, disconnect_step = (cancel.disconnect_ns, cancel.disconnect_step) if cancel else (0, -1)
+        rules = self._batching
         self._observer.removed(
-            Removal(seq.request_id, at_ns, outcome, reason, seq.output_tokens, disconnect_ns, disconnect_step, seq.block_ns)
+            Removal(
+                request_id=seq.request_id,
+                at_ns=at_ns,
+                outcome=outcome,
+                finish_reason=reason,
+                output_tokens=seq.output_tokens,
+                disconnect_ns=disconnect_ns,
+                disconnect_step=disconnect_step,
+                block_ns=seq.block_ns,
+                prefix=seq.prefix(rules.block_size, rules.prefix_grain) if rules.prefix_cache else (),
+            )
         )
 
     def _fail(self, sequences: Iterable[Sequence], reason: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from costspan_engine.scheduler import Batch
+from costspan_hooks.devices import Device
 from costspan_hooks.observer import ModelShape
 
 
@@ -33,6 +34,7 @@ class Result:
         logprobs: By request, for those that asked: one for each of its new tokens.
         experts: Tokens routed to each expert, added up over layers; empty for a dense model.
         expert_skew: The busiest expert's load over the mean, averaged over layers; 0 for a dense model.
+        padding: Rows that were computed for nobody.
     """
 
     tokens: list[list[int]]
@@ -40,6 +42,7 @@ class Result:
     logprobs: Mapping[str, list[Logprobs]] = field(default_factory=dict)
     experts: Sequence[int] = ()
     expert_skew: float = 0.0
+    padding: int = 0
 
 
 class Executor(Protocol):
@@ -48,6 +51,10 @@ class Executor(Protocol):
     @property
     def shape(self) -> ModelShape:
         """What the model's cost depends on."""
+
+    @property
+    def device(self) -> Device:
+        """What it runs on can do at best."""
 
     def launch(self, batch: Batch) -> Callable[[], Result]:
         """Begin a step; what is returned waits for its end. An executor without a device of its own computes there."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from costspan_hooks.observer import Admission, ModelShape, Removal, RequestInfo, Step
+from costspan_hooks.observer import Admission, EngineInfo, Removal, RequestInfo, Step
 
 
 class NullObserver:
     """An :class:`~costspan_hooks.observer.EngineObserver` that forgets everything."""
 
-    def ready(self, started_ns: int, ready_ns: int, model: ModelShape) -> None:
+    def ready(self, started_ns: int, ready_ns: int, engine: EngineInfo) -> None:
         """Forget it."""
 
     def enqueued(self, request: RequestInfo) -> None:

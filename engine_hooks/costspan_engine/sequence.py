@@ -192,3 +192,11 @@ class Sequence:
             parent = self.hashes[-1] if self.hashes else self.request.info.adapter.encode()
             self.hashes.append(hashlib.blake2b(parent + content, digest_size=16).digest())
         return self.hashes[index]
+
+    def prefix(self, block_size: int, grain: int) -> tuple[int, ...]:
+        """A 64-bit hash of its tokens up to each multiple of ``grain`` (itself one of the block size) that it filled."""
+        full = max(len(self.request.prompt), self.computed) // block_size
+        every = grain // block_size
+        return tuple(
+            int.from_bytes(self.block_hash(index, block_size)[:8], "little") for index in range(every - 1, full, every)
+        )

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from costspan_engine.errors import ConfigError
+from costspan_hooks.observer import BUNDLED, Batching
+
+_MOST_HASHES = 256
+"""Of a request's tokens, how many prefixes are told of at most: every 512th of a context of 128 K."""
 
 
 class Policy(str, Enum):
@@ -65,3 +69,23 @@ class EngineConfig:
     def kv_tokens(self) -> int:
         """Tokens that the whole KV cache holds."""
         return self.kv_blocks * self.block_size
+
+    def batching(self, max_context: int) -> Batching:
+        """These rules, as the observer is told of them.
+
+        Args:
+            max_context: Tokens that prompt and answer may have together.
+        """
+        return Batching(
+            scheduler=BUNDLED,
+            policy=self.policy.value,
+            max_num_seqs=self.max_num_seqs,
+            max_batched_tokens=self.max_batched_tokens,
+            kv_blocks=self.kv_blocks,
+            block_size=self.block_size,
+            prefix_cache=self.prefix_cache,
+            tenant_max_seqs=self.tenant_max_seqs,
+            draft_tokens=self.draft_tokens,
+            max_context=max_context,
+            prefix_grain=self.block_size * -(-max_context // (self.block_size * _MOST_HASHES)),
+        )

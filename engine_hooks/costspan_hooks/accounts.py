@@ -6,11 +6,28 @@ from dataclasses import dataclass, field
 
 from costspan.semconv import Phase, Waste
 from costspan_hooks.cost_model import Coefficients
-from costspan_hooks.observer import Admission, Burst, RequestInfo
+from costspan_hooks.observer import Admission, Burst, RequestInfo, Step
 from costspan_hooks.records import Segment
 
 UNIT = 1 << 40
 """Sums are whole numbers of 1/UNIT nanosecond: the difference of two is exact, however long the engine has run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a step's work is charged at, in nanoseconds.
+
+    Attributes:
+        unit: The coefficients.
+        stretch: s, measured over predicted.
+        each: a/n, what every participant bears of the step itself.
+        alone: What the step itself would have taken with one of them: a, and the rows that are nobody's.
+    """
+
+    unit: Coefficients
+    stretch: float
+    each: float
+    alone: float
 
 
 @dataclass(slots=True)
@@ -27,18 +44,18 @@ class Sums:
     duration: int = 0
     host_gap: int = 0
 
-    def add(self, step: int, duration: int, predicted: float, participants: int, unit: Coefficients) -> None:
-        """Take a step in: its measured and predicted time, and how many shared it."""
-        stretch, fixed, seq, token = duration / predicted * UNIT, unit.fixed, unit.decode_seq, unit.decode_token
+    def add(self, step: Step, predicted: float, price: Price) -> None:
+        """Take a step in: how long it was predicted to take, and what its work is charged at."""
+        stretch, seq, token = price.stretch * UNIT, price.unit.decode_seq, price.unit.decode_token
         cost_token, solo_token = int(stretch * token), int(UNIT * token)
-        self.cost += int(stretch * (fixed / participants + seq))
+        self.cost += int(stretch * (price.each + seq))
         self.cost_token += cost_token
-        self.cost_token_step += cost_token * step
-        self.solo += int(UNIT * (fixed + seq))
+        self.cost_token_step += cost_token * step.index
+        self.solo += int(UNIT * (price.alone + seq))
         self.solo_token += solo_token
-        self.solo_token_step += solo_token * step
+        self.solo_token_step += solo_token * step.index
         self.predicted += int(UNIT * predicted)
-        self.duration += duration
+        self.duration += step.duration_ns
 
     def decode_since(self, start: Sums, base: int) -> tuple[float, float]:
         """(cost, solo) in nanoseconds of a sequence that has decoded since ``start`` at context ``base + step``."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from costspan_hooks.devices import Device
 from costspan_hooks.observer import ModelShape
 
 Regime = Literal["memory", "compute"]
@@ -70,12 +71,14 @@ class Load:
         prefill_pairs: Σ n·(x + n/2) over its chunks and drafts.
         decode_seqs: Sequences that decode a token.
         decode_tokens: Σ x over them.
+        padding: Rows that are computed as if they were sequences, at no context.
     """
 
     prefill_tokens: int
     prefill_pairs: float
     decode_seqs: int
     decode_tokens: int
+    padding: int = 0
 
     def predict(self, coefficients: Coefficients) -> float:
         """T̂ in nanoseconds; at least one, so that it can be divided by."""
@@ -84,26 +87,9 @@ class Load:
             coefficients.fixed
             + self.prefill_tokens * coefficients.prefill_token
             + self.prefill_pairs * coefficients.prefill_pair
-            + self.decode_seqs * coefficients.decode_seq
+            + (self.decode_seqs + self.padding) * coefficients.decode_seq
             + self.decode_tokens * coefficients.decode_token,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """What a device can do at best.
-
-    Attributes:
-        flops_per_s: Arithmetic peak.
-        bytes_per_s: Memory bandwidth.
-    """
-
-    flops_per_s: float
-    bytes_per_s: float
-
-
-ONE_CORE = Device(flops_per_s=5e10, bytes_per_s=1e10)
-"""One core of a server CPU, within a factor of two: the fit soon knows better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +102,7 @@ class Roofline:
     def regime(self, load: Load) -> Regime:
         """Whether memory traffic or arithmetic bounds a step with this load."""
         model = self.model
-        tokens = load.prefill_tokens + load.decode_seqs
+        tokens = load.prefill_tokens + load.decode_seqs + load.padding
         flops = 2.0 * model.parameters * tokens + model.flops_per_pair * (load.prefill_pairs + load.decode_tokens)
         moved = self.weight_bytes(tokens) + model.kv_bytes_per_token * (load.decode_tokens + tokens)
         return "compute" if flops * self.device.bytes_per_s > moved * self.device.flops_per_s else "memory"
@@ -167,7 +153,8 @@ class RegimeFit:
     def learn(self, load: Load, duration_ns: int) -> None:
         """Take a step into the window; refit when it is time. The new coefficients hold from the next step on."""
         row = self._seen % WINDOW
-        self._features[row] = (1.0, load.prefill_tokens, load.prefill_pairs, load.decode_seqs, load.decode_tokens)
+        seqs = load.decode_seqs + load.padding
+        self._features[row] = (1.0, load.prefill_tokens, load.prefill_pairs, seqs, load.decode_tokens)
         self._durations[row] = max(1, duration_ns)
         self._seen += 1
         if self._seen == FIRST_FIT or self._seen % REFIT_EVERY == 0:

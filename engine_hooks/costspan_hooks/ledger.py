@@ -15,11 +15,11 @@ from copy import copy
 from dataclasses import dataclass
 
 from costspan.semconv import Phase
-from costspan_hooks.accounts import UNIT, Account, Sums, TenantLoad
-from costspan_hooks.cost_model import Coefficients, CostModel, Device, Load, Roofline
+from costspan_hooks.accounts import UNIT, Account, Price, Sums, TenantLoad
+from costspan_hooks.cost_model import CostModel, Load, Roofline
 from costspan_hooks.errors import ProtocolError
-from costspan_hooks.observer import Admission, Burst, Chunk, ModelShape, Removal, RequestInfo, Step
-from costspan_hooks.records import AttemptRecord, EvictionRecord, Segment, StepRecord, TenantShare
+from costspan_hooks.observer import Admission, Burst, Chunk, EngineInfo, Removal, RequestInfo, Step
+from costspan_hooks.records import AttemptRecord, EngineRecord, EvictionRecord, LedgerRecord, Segment, StepRecord, TenantShare
 
 
 @dataclass(slots=True)
@@ -35,8 +35,7 @@ class Extra:
 class StepLedger:
     """Keeps the books of one engine. Called on the engine's thread alone; hands finished records to ``sink``."""
 
-    def __init__(self, device: Device, sink: Callable[[AttemptRecord | StepRecord | EvictionRecord], None]) -> None:
-        self._device = device
+    def __init__(self, sink: Callable[[LedgerRecord], None]) -> None:
         self._sink = sink
         self._sums = Sums()
         self._accounts: dict[str, Account] = {}
@@ -50,11 +49,12 @@ class StepLedger:
 
     # --- transitions ---------------------------------------------------------------------------------------------
 
-    def ready(self, started_ns: int, ready_ns: int, model: ModelShape) -> None:
+    def ready(self, started_ns: int, ready_ns: int, engine: EngineInfo) -> None:
         """The engine's life begins: everything up to ``ready_ns`` was loading."""
-        self._model = CostModel(Roofline(model, self._device))
+        self._model = CostModel(Roofline(engine.model, engine.device))
         self._cold_start_ns = ready_ns - started_ns
         self._booked_ns = ready_ns
+        self._sink(EngineRecord(started_ns, ready_ns, engine))
 
     def enqueued(self, request: RequestInfo) -> None:
         """Open an account in the queue."""
@@ -145,7 +145,7 @@ class StepLedger:
         """Take a step into the books."""
         chunks = [(self._account(chunk.request_id), chunk) for chunk in step.chunks] if step.chunks else []
         bursts = [(self._speculating(burst), burst) for burst in step.bursts] if step.bursts else []
-        load = self._load(step.index, chunks, bursts)
+        load = self._load(step, chunks, bursts)
         participants = load.decode_seqs + len(chunks)
         if participants == 0:
             raise ProtocolError(f"Step {step.index} has nobody in it: report idle time through idle().")
@@ -156,11 +156,12 @@ class StepLedger:
 
         self._sums.host_gap += gap
         self._start_admitted(step)
-        self._sums.add(step.index, step.duration_ns, predicted, participants, unit)
-        stretch, drafted = step.duration_ns / predicted, 0
-        extra = self._charge_chunks(step.index, chunks, unit, stretch, unit.fixed / participants) if chunks else {}
+        padding, drafted = step.padding * unit.decode_seq, 0
+        price = Price(unit, step.duration_ns / predicted, unit.fixed / participants, unit.fixed + padding)
+        self._sums.add(step, predicted, price)
+        extra = self._charge_chunks(step.index, chunks, price) if chunks else {}
         if bursts:
-            self._charge_drafts(step.index, bursts, unit, stretch, extra)
+            self._charge_drafts(step.index, bursts, price, extra)
             drafted = sum(burst.drafted for _, burst in bursts)
         self._sink(
             StepRecord(
@@ -172,13 +173,18 @@ class StepLedger:
                 bound=step.bound,
                 participants=participants,
                 prefill_tokens=load.prefill_tokens - drafted,
+                prefill_pairs=load.prefill_pairs,
+                decode_seqs=load.decode_seqs,
+                decode_tokens=load.decode_tokens,
                 drafted_tokens=drafted,
+                padding=step.padding,
+                padding_ns=price.stretch * padding,
                 predicted_ns=predicted,
                 unit=unit,
                 regime=regime,
                 expert_tokens=step.experts,
                 expert_skew=step.expert_skew,
-                tenants=self._shares(step, unit, stretch, participants, extra),
+                tenants=self._shares(step, price, extra),
             )
         )
         self._cold_start_ns = 0
@@ -202,45 +208,41 @@ class StepLedger:
             )
         return account
 
-    def _load(self, index: int, chunks: list[tuple[Account, Chunk]], bursts: list[tuple[Account, Burst]]) -> Load:
+    def _load(self, step: Step, chunks: list[tuple[Account, Chunk]], bursts: list[tuple[Account, Burst]]) -> Load:
         tokens, pairs = 0, 0.0
         for _, chunk in chunks:
             tokens += chunk.tokens
             pairs += chunk.tokens * (chunk.context + chunk.tokens / 2)
         for account, burst in bursts:  # drafts are a chunk that comes after the newest token
             tokens += burst.drafted
-            pairs += burst.drafted * (account.base + index + 1 + burst.drafted / 2)
+            pairs += burst.drafted * (account.base + step.index + 1 + burst.drafted / 2)
         seqs, bases = 0, 0
         for tenant in self._tenants.values():
             seqs += tenant.decoding
             bases += tenant.base
-        return Load(tokens, pairs, seqs, bases + index * seqs)
+        return Load(tokens, pairs, seqs, bases + step.index * seqs, step.padding)
 
-    def _charge_chunks(
-        self, step: int, chunks: list[tuple[Account, Chunk]], unit: Coefficients, stretch: float, fixed: float
-    ) -> dict[str, Extra]:
+    def _charge_chunks(self, step: int, chunks: list[tuple[Account, Chunk]], price: Price) -> dict[str, Extra]:
         """Book chunks to their requests; returns what they come to by tenant."""
         extra: dict[str, Extra] = {}
         for account, chunk in chunks:
-            compute = unit.prefill(chunk.tokens, chunk.context)
-            cost = stretch * (fixed + compute)
+            compute = price.unit.prefill(chunk.tokens, chunk.context)
+            cost = price.stretch * (price.each + compute)
             again = min(chunk.tokens, account.redo_until - chunk.context)
             if again > 0 and compute > 0:
-                account.wasted += cost * unit.prefill(again, chunk.context) / compute
-            account.take_chunk(step, chunk.tokens, cost, unit.fixed + compute)
+                account.wasted += cost * price.unit.prefill(again, chunk.context) / compute
+            account.take_chunk(step, chunk.tokens, cost, price.alone + compute)
             own = extra.get(account.request.tenant) or extra.setdefault(account.request.tenant, Extra())
             own.chunks += 1
             own.tokens += chunk.tokens
             own.prefill_ns += compute
         return extra
 
-    def _charge_drafts(
-        self, step: int, bursts: list[tuple[Account, Burst]], unit: Coefficients, stretch: float, extra: dict[str, Extra]
-    ) -> None:
+    def _charge_drafts(self, step: int, bursts: list[tuple[Account, Burst]], price: Price, extra: dict[str, Extra]) -> None:
         """Book drafts to their requests, and add what they come to by tenant to ``extra``."""
         for account, burst in bursts:
-            compute = unit.prefill(burst.drafted, account.base + step + 1)
-            account.take_burst(burst, stretch * compute, compute)
+            compute = price.unit.prefill(burst.drafted, account.base + step + 1)
+            account.take_burst(burst, price.stretch * compute, compute)
             own = extra.get(account.request.tenant) or extra.setdefault(account.request.tenant, Extra())
             own.tokens += burst.drafted
             own.draft_ns += compute
@@ -252,11 +254,9 @@ class StepLedger:
             account.start.host_gap -= step.start_ns - ready_ns
         self._admitted.clear()
 
-    def _shares(
-        self, step: Step, unit: Coefficients, stretch: float, participants: int, extra: dict[str, Extra]
-    ) -> list[TenantShare]:
+    def _shares(self, step: Step, price: Price, extra: dict[str, Extra]) -> list[TenantShare]:
         shares, index, held = [], step.index, step.blocks
-        each, seq, token = unit.fixed / participants, unit.decode_seq, unit.decode_token
+        stretch, each, seq, token = price.stretch, price.each, price.unit.decode_seq, price.unit.decode_token
         for name, tenant in self._tenants.items():
             blocks, seqs, decoding = held.get(name, 0), tenant.seqs, tenant.decoding
             if not seqs and not blocks:

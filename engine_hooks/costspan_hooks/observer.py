@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from costspan.semconv import Bound, LatencyClass, Outcome
+from costspan_hooks.devices import Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,56 @@ class ModelShape:
     kv_bytes_per_token: int
     flops_per_pair: int
     resident_parameters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """By what rules an engine admits and computes: what a replay of its traffic needs to know.
+
+    Attributes:
+        scheduler: Whose rules; :data:`BUNDLED` for the bundled engine's, which alone can be replayed.
+        policy: In which order requests leave the queue.
+        max_num_seqs: Sequences in the batch at most.
+        max_batched_tokens: Tokens computed in a step at most.
+        kv_blocks: Blocks in the KV cache.
+        block_size: Tokens in a block.
+        prefix_cache: Whether blocks are shared by prompts that begin alike.
+        tenant_max_seqs: Sequences of one tenant in the batch at most; 0 for no cap.
+        draft_tokens: Tokens that a sequence may guess ahead in a step.
+        max_context: Tokens that prompt and answer may have together.
+        prefix_grain: Tokens that each of :attr:`Removal.prefix` stands for.
+    """
+
+    scheduler: str
+    policy: str
+    max_num_seqs: int
+    max_batched_tokens: int
+    kv_blocks: int
+    block_size: int
+    prefix_cache: bool
+    tenant_max_seqs: int
+    draft_tokens: int
+    max_context: int
+    prefix_grain: int
+
+
+BUNDLED = "costspan"
+"""The bundled engine's scheduler."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """An engine, as it is when it can take work.
+
+    Attributes:
+        model: What it serves.
+        device: The peaks of what it runs on, all of its devices together.
+        batching: Its rules; ``None`` where they are not known, and then nothing can be replayed.
+    """
+
+    model: ModelShape
+    device: Device
+    batching: Batching | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +201,7 @@ class Step:
         bursts: Decoding requests that computed drafts.
         experts: Tokens routed to each expert, added up over layers; empty for a dense model.
         expert_skew: The busiest expert's load over the mean, averaged over layers: 1 is even. 0 for a dense model.
+        padding: Rows that were computed as if they were decoding sequences, and are nobody's (a CUDA graph has fixed sizes).
     """
 
     index: int
@@ -162,6 +214,7 @@ class Step:
     bursts: Sequence[Burst] = ()
     experts: Sequence[int] = ()
     expert_skew: float = 0.0
+    padding: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +230,8 @@ class Removal:
         disconnect_ns: When the server saw the client leave; 0 if it did not.
         disconnect_step: ``index`` of the step in flight then, or of the last one that ran; -1 if none.
         block_ns: KV blocks times the nanoseconds it held them; a block shared by two requests counts for both.
+        prefix: A 64-bit hash of its tokens up to each multiple of :attr:`Batching.prefix_grain`, answer included: equal hashes
+            mean equal beginnings. Empty without a prefix cache.
     """
 
     request_id: str
@@ -187,13 +242,14 @@ class Removal:
     disconnect_ns: int = 0
     disconnect_step: int = -1
     block_ns: int = 0
+    prefix: Sequence[int] = ()
 
 
 class EngineObserver(Protocol):
     """Receives what an engine does. Thread: the engine's, except ``closed``."""
 
-    def ready(self, started_ns: int, ready_ns: int, model: ModelShape) -> None:
-        """The engine can take work; loading ``model`` began at ``started_ns``."""
+    def ready(self, started_ns: int, ready_ns: int, engine: EngineInfo) -> None:
+        """The engine can take work; loading its model began at ``started_ns``."""
 
     def enqueued(self, request: RequestInfo) -> None:
         """The engine's loop took a request from its inbox into the waiting queue."""

@@ -15,11 +15,10 @@ import pyarrow as pa
 from costspan.delivery import Delivery
 from costspan.tracing import make_provider
 from costspan_hooks import wire
-from costspan_hooks.cost_model import ONE_CORE
 from costspan_hooks.heartbeat import Heartbeat
 from costspan_hooks.ledger import StepLedger
-from costspan_hooks.observer import Admission, ModelShape, Removal, RequestInfo, Step
-from costspan_hooks.records import AttemptRecord, EvictionRecord, SampleRecord, StepRecord
+from costspan_hooks.observer import Admission, EngineInfo, Removal, RequestInfo, Step
+from costspan_hooks.records import AttemptRecord, EngineRecord, EvictionRecord, LedgerRecord, SampleRecord, StepRecord
 from costspan_hooks.spans import PhaseSpans
 
 _logger = logging.getLogger("costspan")
@@ -33,10 +32,16 @@ BATCH = 20_000
 LAST_WORDS_S = 10.0
 """How long a stopped engine tries to deliver what is left."""
 
-_Record = AttemptRecord | StepRecord | EvictionRecord | SampleRecord
+_Record = LedgerRecord | SampleRecord
 _Closing = tuple[str, int, int]  # request_id, sent_ns, delivered_tokens
 _T = TypeVar("_T")
-_TABLES = {AttemptRecord: "attempts", StepRecord: "steps", EvictionRecord: "evictions", SampleRecord: "gpu_samples"}
+_TABLES = {
+    EngineRecord: "engines",
+    AttemptRecord: "attempts",
+    StepRecord: "steps",
+    EvictionRecord: "evictions",
+    SampleRecord: "gpu_samples",
+}
 
 
 class Recorder:
@@ -63,7 +68,7 @@ class Recorder:
         self._removed: dict[str, AttemptRecord] = {}  # waiting for the server's word
         self._closed: dict[str, _Closing] = {}  # waiting for the engine's
         self._ended = threading.Event()
-        self._ledger = StepLedger(ONE_CORE, self._keep)
+        self._ledger = StepLedger(self._keep)
         self._heartbeat = Heartbeat(device_kind, client, self._keep)
         self._heartbeat.start()
         self._shipper = threading.Thread(target=self._ship_until_ended, name="costspan-recorder")
@@ -71,9 +76,9 @@ class Recorder:
 
     # --- the engine's thread -----------------------------------------------------------------------------------------
 
-    def ready(self, started_ns: int, ready_ns: int, model: ModelShape) -> None:
+    def ready(self, started_ns: int, ready_ns: int, engine: EngineInfo) -> None:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""
-        self._ledger.ready(started_ns, ready_ns, model)
+        self._ledger.ready(started_ns, ready_ns, engine)
 
     def enqueued(self, request: RequestInfo) -> None:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""
@@ -140,6 +145,8 @@ class Recorder:
             self._send("steps", partial(wire.steps, self._origin), steps)
             evictions = [record for record in batch if isinstance(record, EvictionRecord)]
             self._send("evictions", partial(wire.evictions, self._origin), evictions)
+            engines = [record for record in batch if isinstance(record, EngineRecord)]
+            self._send("engines", partial(wire.engines, self._origin), engines)
             samples = [record for record in batch if isinstance(record, SampleRecord)]
             self._send("gpu_samples", partial(wire.gpu_samples, self._origin.project), samples)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from costspan.semconv import Bound, Phase
 from costspan_hooks.cost_model import NOTHING, Coefficients
-from costspan_hooks.observer import Removal, RequestInfo
+from costspan_hooks.observer import EngineInfo, Removal, RequestInfo
 
 
 @dataclass(slots=True)
@@ -50,6 +50,7 @@ class AttemptRecord:
     accepted_tokens: int
     first_token_ns: int
     last_step: int
+    energy_j: float | None = None
 
 
 @dataclass(slots=True)
@@ -78,7 +79,13 @@ class StepRecord:
     bound: Bound = Bound.NONE
     participants: int = 0
     prefill_tokens: int = 0
+    prefill_pairs: float = 0.0
+    decode_seqs: int = 0
+    decode_tokens: int = 0
     drafted_tokens: int = 0
+    padding: int = 0
+    padding_ns: float = 0.0
+    energy_j: float | None = None
     predicted_ns: float = 0.0
     unit: Coefficients = NOTHING
     regime: str = ""
@@ -99,8 +106,24 @@ class EvictionRecord:
 
 
 @dataclass(slots=True)
+class EngineRecord:
+    """An engine that can take work."""
+
+    started_ns: int
+    ready_ns: int
+    info: EngineInfo
+
+
+LedgerRecord = AttemptRecord | StepRecord | EvictionRecord | EngineRecord
+"""What a ledger hands on."""
+
+
+@dataclass(slots=True)
 class SampleRecord:
-    """A device's heartbeat over an interval; ``None`` where the device does not say."""
+    """A device's heartbeat over an interval; ``None`` where the device does not say.
+
+    ``throttle`` names why its clocks were held down, several reasons with commas between, and is "" when they were not.
+    """
 
     host: str
     device: str
@@ -112,3 +135,8 @@ class SampleRecord:
     memory_bytes: int | None
     power_w: float | None
     energy_j: float | None
+    memory_total_bytes: int | None = None
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    throttle: str | None = None

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from costspan.semconv import Phase
-from costspan_hooks.records import AttemptRecord, EvictionRecord, SampleRecord, Segment, StepRecord
+from costspan_hooks.observer import Batching
+from costspan_hooks.records import AttemptRecord, EngineRecord, EvictionRecord, SampleRecord, Segment, StepRecord
 
 TEXT, INT, REAL = pa.string(), pa.int64(), pa.float64()
 U16, U32, U64 = pa.uint16(), pa.uint32(), pa.uint64()
@@ -80,6 +81,9 @@ class Origin:
     device_kind: str
 
 
+_UNKNOWN = Batching("", "", 0, 0, 0, 0, prefix_cache=False, tenant_max_seqs=0, draft_tokens=0, max_context=0, prefix_grain=0)
+
+
 def _column(rows: Sequence[Any], name: str, kind: pa.DataType) -> pa.Array[Any]:
     return pa.array([getattr(row, name) for row in rows], kind)
 
@@ -134,6 +138,8 @@ def attempts(origin: Origin, rows: Sequence[Delivered]) -> pa.Table:
             "latency_class": _column(requests, "latency_class", TEXT),
             "priority": _column(requests, "priority", INT),
             "block_ns": _column(removals, "block_ns", INT),
+            "prefix": _column(removals, "prefix", pa.list_(U64)),
+            "energy_j": _column(records, "energy_j", REAL),
             "drafted_tokens": _column(records, "drafted_tokens", U32),
             "accepted_tokens": _column(records, "accepted_tokens", U32),
         }
@@ -165,6 +171,12 @@ def steps(origin: Origin, rows: Sequence[StepRecord]) -> pa.Table:
             "drafted_tokens": _column(rows, "drafted_tokens", U32),
             "expert_tokens": _column(rows, "expert_tokens", pa.list_(U32)),
             "expert_skew": _column(rows, "expert_skew", REAL),
+            "prefill_pairs": _column(rows, "prefill_pairs", REAL),
+            "decode_seqs": _column(rows, "decode_seqs", U16),
+            "decode_tokens": _column(rows, "decode_tokens", INT),
+            "padding": _column(rows, "padding", U16),
+            "padding_ns": _column(rows, "padding_ns", REAL),
+            "energy_j": _column(rows, "energy_j", REAL),
         }
     )
 
@@ -184,6 +196,28 @@ def evictions(origin: Origin, rows: Sequence[EvictionRecord]) -> pa.Table:
     )
 
 
+def engines(origin: Origin, rows: Sequence[EngineRecord]) -> pa.Table:
+    """Table ``engines``; rules that are not known are zeros and empty texts."""
+    models = [row.info.model for row in rows]
+    devices = [row.info.device for row in rows]
+    batching = [row.info.batching or _UNKNOWN for row in rows]
+    shape = ("parameters", "resident_parameters", "bytes_per_parameter", "kv_bytes_per_token", "flops_per_pair")
+    rules = ("max_num_seqs", "max_batched_tokens", "kv_blocks", "block_size", "prefix_cache")
+    more = ("tenant_max_seqs", "draft_tokens", "max_context", "prefix_grain")
+    return pa.table(
+        {
+            "project": _constant(origin.project, len(rows)),
+            "engine": _constant(origin.engine, len(rows)),
+            "device_kind": _constant(origin.device_kind, len(rows)),
+            **{name: _column(rows, name, INT) for name in ("started_ns", "ready_ns")},
+            **{name: _column(models, name, INT) for name in shape},
+            **{name: _column(devices, name, REAL) for name in ("flops_per_s", "bytes_per_s")},
+            **{name: _column(batching, name, TEXT) for name in ("scheduler", "policy")},
+            **{name: pa.array([int(getattr(row, name)) for row in batching], U32) for name in rules + more},
+        }
+    )
+
+
 def gpu_samples(project: str, rows: Sequence[SampleRecord]) -> pa.Table:
     """Table ``gpu_samples``."""
     return pa.table(
@@ -196,5 +230,8 @@ def gpu_samples(project: str, rows: Sequence[SampleRecord]) -> pa.Table:
             "memory_bytes": _column(rows, "memory_bytes", U64),
             "power_w": _column(rows, "power_w", pa.float32()),
             "energy_j": _column(rows, "energy_j", REAL),
+            "memory_total_bytes": _column(rows, "memory_total_bytes", U64),
+            **{name: _column(rows, name, U32) for name in ("sm_clock_mhz", "memory_clock_mhz", "temperature_c")},
+            "throttle": _column(rows, "throttle", TEXT),
         }
     )

@@ -95,6 +95,23 @@ class Bound(_Name):
     TENANT_CAP = "tenant_cap"
 
 
+class Mechanism(_Name):
+    """How one tenant's traffic delays another's; the queue's by what was held."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    QUEUE_TOKEN_BUDGET = "queue_token_budget"
+    QUEUE_SEQ_SLOTS = "queue_seq_slots"
+    QUEUE_KV_BLOCKS = "queue_kv_blocks"
+    QUEUE_TENANT_CAP = "queue_tenant_cap"
+    QUEUE_STEP = "queue_step"
+    """Nothing was held: the step in flight had to end first."""
+    EVICTION = "eviction"
+    """What was cached was pushed out, and is computed again."""
+    PREEMPTION = "preemption"
+    """It lost its blocks, waited and was computed again."""
+
+
 class LatencyClass(_Name):
     """What a request's caller waits for: a person at a screen, or a job that is due some time."""
 

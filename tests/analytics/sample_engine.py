@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 
 from costspan.semconv import Bound, Outcome
 from costspan_hooks import Admission, Chunk, Removal, RequestInfo, Step
-from costspan_hooks.cost_model import ONE_CORE
+from costspan_hooks.devices import ONE_CORE
 from costspan_hooks.ledger import StepLedger
-from costspan_hooks.observer import Burst, ModelShape
-from costspan_hooks.records import AttemptRecord, EvictionRecord, StepRecord
+from costspan_hooks.observer import Burst, EngineInfo, ModelShape
+from costspan_hooks.records import LedgerRecord
 
 MS = 1_000_000
 SLOTS = 4
 BUDGET = 256
 BLOCK = 16
 MODEL = ModelShape(parameters=5_000_000, bytes_per_parameter=4, kv_bytes_per_token=4096, flops_per_pair=8192)
+ENGINE = EngineInfo(MODEL, ONE_CORE)
 COLD_START_NS = 1_500 * MS
 HOST_GAP_NS = MS // 10
 LOOK_UP_NS = MS // 5
@@ -61,8 +62,8 @@ class Engine:
     """Continuous batching with four slots and chunked prefill. ``records`` is what its ledger handed on."""
 
     def __init__(self, boot_ns: int, seed: int) -> None:
-        self.records: list[AttemptRecord | StepRecord | EvictionRecord] = []
-        self.ledger = StepLedger(ONE_CORE, self.records.append)
+        self.records: list[LedgerRecord] = []
+        self.ledger = StepLedger(self.records.append)
         self.boot_ns = boot_ns
         self.now = boot_ns + COLD_START_NS
         self.stop_ns = 0
@@ -71,7 +72,7 @@ class Engine:
         self._waiting: list[Ask] = []
         self._running: list[Ask] = []
         self._index = 0
-        self.ledger.ready(boot_ns, self.now, MODEL)
+        self.ledger.ready(boot_ns, self.now, ENGINE)
 
     def submit(self, ask: Ask) -> None:
         heapq.heappush(self._inbox, (ask.info.enqueued_ns, ask.info.request_id, ask))

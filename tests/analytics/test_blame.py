@@ -14,12 +14,13 @@ from costspan.semconv import Bound, Outcome, Phase
 from costspan_analytics.blame import delays
 from costspan_analytics.steps import Steps
 from costspan_hooks import Admission, Chunk, Removal, RequestInfo, Step, wire
-from costspan_hooks.cost_model import ONE_CORE
+from costspan_hooks.devices import ONE_CORE
 from costspan_hooks.ledger import StepLedger
-from costspan_hooks.observer import Burst, ModelShape
-from costspan_hooks.records import AttemptRecord, EvictionRecord, Segment, StepRecord
+from costspan_hooks.observer import Burst, EngineInfo, ModelShape
+from costspan_hooks.records import AttemptRecord, LedgerRecord, Segment, StepRecord
 
 MODEL = ModelShape(parameters=5_000_000, bytes_per_parameter=4, kv_bytes_per_token=4096, flops_per_pair=8192)
+ENGINE = EngineInfo(MODEL, ONE_CORE)
 START = 1_000_000_000
 TENANTS = ("acme", "birch", "hog")
 
@@ -29,9 +30,9 @@ class Crowd:
 
     def __init__(self, seed: int, bound: Bound) -> None:
         self.random, self.bound = random.Random(seed), bound
-        self.records: list[AttemptRecord | StepRecord | EvictionRecord] = []
-        self.ledger = StepLedger(ONE_CORE, self.records.append)
-        self.ledger.ready(START, START, MODEL)
+        self.records: list[LedgerRecord] = []
+        self.ledger = StepLedger(self.records.append)
+        self.ledger.ready(START, START, ENGINE)
         self.now, self.index = START, 0
         self.waiting: list[tuple[str, str]] = []
         self.running: dict[str, tuple[str, int]] = {}  # name: tenant, tokens to go

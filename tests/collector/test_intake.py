@@ -235,7 +235,7 @@ def test_health_and_metrics(collector: Running) -> None:
     health = collector.health()
     assert health["ready"]
     assert health["store"] == {"up": True, "trouble": ""}
-    assert set(health["streams"]) == {"spans", "attempts", "steps", "evictions", "gpu_samples", "prices", "invoices"}
+    assert set(health["streams"]) == {"spans", "engines", "attempts", "steps", "evictions", "gpu_samples", "prices", "invoices"}
     assert httpx.get(collector.url + "/ready", trust_env=False).status_code == 200
     text = httpx.get(collector.url + "/metrics", trust_env=False).text
     assert "costspan_collector_store_up 1" in text

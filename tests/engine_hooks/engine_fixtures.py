@@ -31,7 +31,8 @@ from costspan_engine.serving.drain import Server
 from costspan_engine.serving.limits import Limits
 from costspan_engine.serving.server import EngineApp
 from costspan_engine.settings import EngineConfig
-from costspan_hooks.observer import Admission, EngineObserver, ModelShape, Removal, RequestInfo, Step
+from costspan_hooks.devices import ONE_CORE, Device
+from costspan_hooks.observer import Admission, EngineInfo, EngineObserver, ModelShape, Removal, RequestInfo, Step
 
 torch.set_num_threads(1)
 
@@ -88,6 +89,10 @@ class CountingExecutor:
     def shape(self) -> ModelShape:
         return ModelShape(1, 4, 4, 4)
 
+    @property
+    def device(self) -> Device:
+        return ONE_CORE
+
     def launch(self, batch: Batch) -> Callable[[], Result]:
         return partial(self._execute, batch)
 
@@ -107,8 +112,8 @@ class Recording:
 
     events: list[tuple[str, Any]] = field(default_factory=list)
 
-    def ready(self, started_ns: int, ready_ns: int, model: ModelShape) -> None:
-        self.events.append(("ready", (started_ns, ready_ns, model)))
+    def ready(self, started_ns: int, ready_ns: int, engine: EngineInfo) -> None:
+        self.events.append(("ready", (started_ns, ready_ns, engine)))
 
     def enqueued(self, request: RequestInfo) -> None:
         self.events.append(("enqueued", request))

@@ -9,7 +9,8 @@ from costspan_engine.simulate.executor import SimulatedExecutor, StepTimes, Virt
 from costspan_engine.simulate.replay import Replica
 from costspan_engine.simulate.tally import Served
 from costspan_engine.simulate.traffic import Arrival
-from costspan_hooks.cost_model import Coefficients, Device, Regime, Roofline
+from costspan_hooks.cost_model import Coefficients, Regime, Roofline
+from costspan_hooks.devices import Device
 from costspan_hooks.observer import EngineObserver, ModelShape
 
 SHAPE = ModelShape(parameters=1_000_000, bytes_per_parameter=2, kv_bytes_per_token=1000, flops_per_pair=3000)

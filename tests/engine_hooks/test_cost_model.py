@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costspan_hooks.cost_model import ONE_CORE, Coefficients, CostModel, Load, Roofline
+from costspan_hooks.cost_model import Coefficients, CostModel, Load, Roofline
+from costspan_hooks.devices import ONE_CORE
 from costspan_hooks.observer import ModelShape
 
 MODEL = ModelShape(parameters=5_000_000, bytes_per_parameter=4, kv_bytes_per_token=4096, flops_per_pair=8192)

@@ -16,6 +16,7 @@ from costspan_engine.executor import Executor, Result
 from costspan_engine.scheduler import Batch
 from costspan_engine.sequence import Request, Sequence
 from costspan_engine.settings import EngineConfig
+from costspan_hooks.devices import ONE_CORE, Device
 from costspan_hooks.observer import ModelShape, Step
 from tests.engine_hooks.engine_fixtures import Client, Recording, generate, mini_model, request, scheduler, torch_executor
 
@@ -29,6 +30,10 @@ class CyclingExecutor:
     @property
     def shape(self) -> ModelShape:
         return ModelShape(1, 4, 4, 4)
+
+    @property
+    def device(self) -> Device:
+        return ONE_CORE
 
     def launch(self, batch: Batch) -> Callable[[], Result]:
         return lambda: Result([_says(seq) for seq in batch.making], 1)
@@ -59,6 +64,10 @@ class Aborting:
     @property
     def shape(self) -> ModelShape:
         return self.inner.shape
+
+    @property
+    def device(self) -> Device:
+        return self.inner.device
 
     def launch(self, batch: Batch) -> Callable[[], Result]:
         books = self.engine.scheduler

@@ -163,7 +163,10 @@ def test_a_finished_request_left_at_the_end_of_its_last_step() -> None:
     removal = observer.removal(asked.info.request_id)
     assert removal.block_ns > 0
     last = observer.steps()[-1].end_ns
-    assert removal == Removal(asked.info.request_id, last, Outcome.OK, "length", 4, block_ns=removal.block_ns)
+    assert removal == Removal(
+        asked.info.request_id, last, Outcome.OK, "length", 4, block_ns=removal.block_ns, prefix=removal.prefix
+    )
+    assert len(removal.prefix) == 1  # of its six computed tokens, the first block
 
 
 def test_a_stop_token_ends_a_sequence() -> None:

@@ -17,10 +17,10 @@ from costspan_engine.executor import Result
 from costspan_engine.scheduler import Batch
 from costspan_engine.sequence import Request, Sequence
 from costspan_engine.settings import EngineConfig, Policy
-from costspan_hooks.cost_model import ONE_CORE
+from costspan_hooks.devices import ONE_CORE, Device
 from costspan_hooks.ledger import StepLedger
 from costspan_hooks.observer import ModelShape
-from costspan_hooks.records import AttemptRecord, EvictionRecord, StepRecord
+from costspan_hooks.records import AttemptRecord, EvictionRecord, LedgerRecord, StepRecord
 from tests.engine_hooks.engine_fixtures import request
 
 REQUESTS = 20_000
@@ -55,7 +55,7 @@ class Tally:
     charged_ns: int = 0
     busy_ns: int = 0
 
-    def __call__(self, record: AttemptRecord | StepRecord | EvictionRecord) -> None:
+    def __call__(self, record: LedgerRecord) -> None:
         if isinstance(record, AttemptRecord):
             self.attempts[int(record.request.request_id)] += 1
             self.outcomes[record.removal.outcome] += 1
@@ -63,7 +63,7 @@ class Tally:
             self.charged_ns += sum(segment.cost_ns for segment in record.segments)
         elif isinstance(record, StepRecord):
             self.busy_ns += record.duration_ns
-        else:
+        elif isinstance(record, EvictionRecord):
             self.evictions += 1
 
 
@@ -82,6 +82,10 @@ class Traffic:
     @property
     def shape(self) -> ModelShape:
         return ModelShape(1, 4, 4, 4)
+
+    @property
+    def device(self) -> Device:
+        return ONE_CORE
 
     def launch(self, batch: Batch) -> Callable[[], Result]:
         def wait() -> Result:
@@ -135,7 +139,7 @@ def _says(seq: Sequence) -> list[int]:
 
 def test_soak() -> None:
     tally, traffic = Tally(), Traffic()
-    ledger = Ledger(ONE_CORE, tally)
+    ledger = Ledger(tally)
     engine = traffic.engine = Engine(traffic, CONFIG, max_context=200, observer=ledger, started_ns=now_ns())
     traffic.arrive()
     engine.start(traffic.deliver)

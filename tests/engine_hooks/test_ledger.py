@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from costspan.semconv import Bound, Outcome, Phase, Waste
 from costspan_hooks import Admission, Chunk, Removal, RequestInfo, Step
-from costspan_hooks.cost_model import ONE_CORE
+from costspan_hooks.devices import ONE_CORE
 from costspan_hooks.errors import ProtocolError
 from costspan_hooks.ledger import StepLedger
-from costspan_hooks.observer import Burst, ModelShape
-from costspan_hooks.records import AttemptRecord, EvictionRecord, StepRecord
+from costspan_hooks.observer import Burst, EngineInfo, ModelShape
+from costspan_hooks.records import AttemptRecord, EngineRecord, LedgerRecord, StepRecord
 
 MODEL = ModelShape(parameters=5_000_000, bytes_per_parameter=4, kv_bytes_per_token=4096, flops_per_pair=8192)
+ENGINE = EngineInfo(MODEL, ONE_CORE)
 BOOT_NS, READY_NS = 1_000, 5_001_000
 
 
@@ -50,15 +51,15 @@ class Schedule:
 
     seed: int
     index: int = 0
-    records: list[AttemptRecord | StepRecord | EvictionRecord] = field(default_factory=list)
+    records: list[LedgerRecord] = field(default_factory=list)
     live: list[Live] = field(default_factory=list)
     gone: dict[str, Live] = field(default_factory=dict)
     now: int = READY_NS
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
-        self.ledger = StepLedger(ONE_CORE, self.records.append)
-        self.ledger.ready(BOOT_NS, READY_NS, MODEL)
+        self.ledger = StepLedger(self.records.append)
+        self.ledger.ready(BOOT_NS, READY_NS, ENGINE)
 
     def run(self, turns: int) -> None:
         for turn in range(turns):
@@ -252,9 +253,9 @@ def ran(ledger: StepLedger, index: int, start: int, chunks: list[Chunk], bursts:
 
 
 def test_what_an_eviction_made_compute_again_is_told_apart() -> None:
-    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
-    ledger = StepLedger(ONE_CORE, records.append)
-    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    records: list[LedgerRecord] = []
+    ledger = StepLedger(records.append)
+    ledger.ready(BOOT_NS, READY_NS, ENGINE)
     ledger.enqueued(request("r", "a", READY_NS, 100))
     ledger.admitted(Admission("r", READY_NS + 10, READY_NS + 20, cached_tokens=16, evicted_tokens=48, evicted_by="b"))
     end = ran(ledger, 0, READY_NS + 30, [Chunk("r", 84, 16, last=True)])
@@ -268,9 +269,9 @@ def test_what_an_eviction_made_compute_again_is_told_apart() -> None:
 
 
 def test_what_a_preemption_made_compute_again_is_told_apart() -> None:
-    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
-    ledger = StepLedger(ONE_CORE, records.append)
-    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    records: list[LedgerRecord] = []
+    ledger = StepLedger(records.append)
+    ledger.ready(BOOT_NS, READY_NS, ENGINE)
     ledger.enqueued(request("r", "a", READY_NS, 100))
     ledger.admitted(Admission("r", READY_NS + 10, READY_NS + 20, 0, 0, ""))
     end = ran(ledger, 0, READY_NS + 30, [Chunk("r", 100, 0, last=True)])
@@ -303,9 +304,9 @@ def test_what_a_preemption_made_compute_again_is_told_apart() -> None:
 
 
 def test_a_preemption_in_the_middle_of_a_recomputation_does_not_forget_what_was_there_before() -> None:
-    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
-    ledger = StepLedger(ONE_CORE, records.append)
-    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    records: list[LedgerRecord] = []
+    ledger = StepLedger(records.append)
+    ledger.ready(BOOT_NS, READY_NS, ENGINE)
     ledger.enqueued(request("r", "a", READY_NS, 100))
     ledger.admitted(Admission("r", READY_NS + 10, READY_NS + 20, 0, 0, ""))
     end = ran(ledger, 0, READY_NS + 30, [Chunk("r", 100, 0, last=True)])
@@ -324,9 +325,9 @@ def test_a_preemption_in_the_middle_of_a_recomputation_does_not_forget_what_was_
 
 
 def test_what_was_drafted_and_thrown_away_is_told_apart_and_what_was_right_lengthens_the_context() -> None:
-    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
-    ledger = StepLedger(ONE_CORE, records.append)
-    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    records: list[LedgerRecord] = []
+    ledger = StepLedger(records.append)
+    ledger.ready(BOOT_NS, READY_NS, ENGINE)
     ledger.enqueued(request("r", "a", READY_NS, 100))
     ledger.admitted(Admission("r", READY_NS + 10, READY_NS + 20, 0, 0, ""))
     end = ran(ledger, 0, READY_NS + 30, [Chunk("r", 100, 0, last=True)])
@@ -352,9 +353,9 @@ def test_what_was_drafted_and_thrown_away_is_told_apart_and_what_was_right_lengt
 
 
 def test_the_step_in_flight_at_arrival_is_the_first_one_waited_through() -> None:
-    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
-    ledger = StepLedger(ONE_CORE, records.append)
-    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    records: list[LedgerRecord] = []
+    ledger = StepLedger(records.append)
+    ledger.ready(BOOT_NS, READY_NS, ENGINE)
     ledger.enqueued(request("first", "a", READY_NS, 10))
     ledger.admitted(Admission("first", READY_NS + 10, READY_NS + 20, 0, 0, ""))
     end = ran(ledger, 0, READY_NS + 30, [Chunk("first", 10, 0, last=True)])
@@ -369,8 +370,8 @@ def test_the_step_in_flight_at_arrival_is_the_first_one_waited_through() -> None
 
 
 def test_an_engine_that_breaks_the_protocol_is_told_what_to_do() -> None:
-    ledger = StepLedger(ONE_CORE, lambda _: None)
-    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    ledger = StepLedger(lambda _: None)
+    ledger.ready(BOOT_NS, READY_NS, ENGINE)
     with pytest.raises(ProtocolError, match="report enqueued"):
         ledger.preempted("nobody", READY_NS, "")
     with pytest.raises(ProtocolError, match=r"through idle"):
@@ -390,16 +391,17 @@ def test_an_engine_that_breaks_the_protocol_is_told_what_to_do() -> None:
 
 
 def test_an_engine_that_stops_before_its_first_turn_has_loaded_all_the_same() -> None:
-    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
-    ledger = StepLedger(ONE_CORE, records.append)
-    ledger.ready(BOOT_NS, READY_NS, MODEL)
+    records: list[LedgerRecord] = []
+    ledger = StepLedger(records.append)
+    ledger.ready(BOOT_NS, READY_NS, ENGINE)
     ledger.stopped(READY_NS + 7)
-    (row,) = records
+    engine, row = records
+    assert engine == EngineRecord(BOOT_NS, READY_NS, ENGINE)
     assert isinstance(row, StepRecord)
     assert (row.cold_start_ns, row.host_gap_ns) == (READY_NS - BOOT_NS, 7)
 
 
 def test_an_engine_that_never_got_ready_has_no_books() -> None:
-    records: list[AttemptRecord | StepRecord | EvictionRecord] = []
-    StepLedger(ONE_CORE, records.append).stopped(READY_NS)
+    records: list[LedgerRecord] = []
+    StepLedger(records.append).stopped(READY_NS)
     assert not records

@@ -13,11 +13,13 @@ from costspan import semconv
 from costspan.clock import now_ns
 from costspan.semconv import Bound, LatencyClass, Outcome, Phase, Waste
 from costspan_hooks import Admission, Chunk, Removal, RequestInfo, Step
-from costspan_hooks.observer import Burst, ModelShape
+from costspan_hooks.devices import ONE_CORE
+from costspan_hooks.observer import Burst, EngineInfo, ModelShape
 from costspan_hooks.recorder import Recorder
 from tests.receiver import Receiver, Span, read_spans
 
 MODEL = ModelShape(parameters=1_000_000, bytes_per_parameter=4, kv_bytes_per_token=1024, flops_per_pair=2048)
+ENGINE = EngineInfo(MODEL, ONE_CORE)
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 MS = 1_000_000
 
@@ -43,7 +45,7 @@ def live(recorder: Recorder, *, closed_first: bool) -> int:
     """One request from arrival to a disconnect in its second step."""
     boot = now_ns()
     at = boot + 5 * MS
-    recorder.ready(boot, at, MODEL)
+    recorder.ready(boot, at, ENGINE)
     recorder.enqueued(
         RequestInfo("r1", "acme", "chat", "ticket-1", 2, TRACE, CALLER, "tiny", 40, at - 2 * MS, at - MS, has_server=True)
     )
@@ -101,7 +103,7 @@ def test_steps_evictions_and_heartbeats_arrive_under_one_name(receiver: Receiver
 def test_what_the_engine_tells_of_drafts_experts_adapters_and_classes_arrives(receiver: Receiver) -> None:
     recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
     at = now_ns()
-    recorder.ready(at, at, MODEL)
+    recorder.ready(at, at, ENGINE)
     recorder.enqueued(RequestInfo("r1", "acme", "", "", 1, "", "", "tiny", 8, at, at, True, "lora-1", LatencyClass.BATCH, -2))
     recorder.closed("r1", at + 9 * MS, 4)
     recorder.admitted(Admission("r1", at, at, 0, 0, ""))
@@ -126,7 +128,7 @@ def test_what_the_engine_tells_of_drafts_experts_adapters_and_classes_arrives(re
 def test_a_request_whose_server_never_reported_is_not_lost(receiver: Receiver) -> None:
     recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
     at = now_ns()
-    recorder.ready(at, at, MODEL)
+    recorder.ready(at, at, ENGINE)
     recorder.enqueued(RequestInfo("r1", "acme", "", "", 1, "", "", "tiny", 4, at, at, has_server=True))
     recorder.removed(Removal("r1", at + MS, Outcome.ERROR, "error", 0))
     recorder.stopped(now_ns())
@@ -138,7 +140,7 @@ def test_a_request_whose_server_never_reported_is_not_lost(receiver: Receiver) -
 def test_a_request_without_a_caller_has_a_trace_of_its_own(receiver: Receiver) -> None:
     recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
     at = now_ns()
-    recorder.ready(at, at, MODEL)
+    recorder.ready(at, at, ENGINE)
     recorder.enqueued(RequestInfo("r1", "acme", "", "", 1, "", "", "tiny", 4, at, at, has_server=False))
     recorder.removed(Removal("r1", at + MS, Outcome.OK, "stop", 0))
     recorder.stopped(now_ns())
@@ -154,7 +156,7 @@ def test_a_row_that_cannot_be_written_is_counted_as_lost_and_the_next_ones_still
 ) -> None:
     recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
     at = now_ns()
-    recorder.ready(at, at, MODEL)
+    recorder.ready(at, at, ENGINE)
     for name, prompt_tokens in (("bad", -1), ("good", 4)):
         recorder.enqueued(RequestInfo(name, "acme", "", "", 1, "", "", "tiny", prompt_tokens, at, at, has_server=False))
         recorder.removed(Removal(name, at + MS, Outcome.OK, "stop", 0))

@@ -18,10 +18,11 @@ from costspan_engine.models.presets import TINY
 from costspan_engine.settings import EngineConfig
 from costspan_engine.simulate import cli
 from costspan_engine.simulate.fleet import Fleet, Offered
-from costspan_engine.simulate.profiles import ARITHMETIC_SHARE, BANDWIDTH_SHARE, GPUS, MODELS, Deployment, Model
+from costspan_engine.simulate.profiles import ARITHMETIC_SHARE, BANDWIDTH_SHARE, MODELS, Deployment, Model
 from costspan_engine.simulate.tally import quantiles
 from costspan_engine.simulate.traffic import Arrival, TrafficError
 from costspan_hooks.cost_model import Coefficients, Load
+from costspan_hooks.devices import GPUS
 from tests.engine_hooks.engine_fixtures import MINI, torch_executor
 from tests.engine_hooks.simulation import times
 from tests.engine_hooks.test_simulate_traffic import azure, mooncake, servegen
@@ -87,11 +88,11 @@ def test_a_lone_decode_reads_the_weights_once_and_a_long_prompt_is_bound_by_arit
     decode, prompt = Load(0, 0.0, 1, 100), Load(8192, 8192 * 4096.0, 0, 0)
 
     assert roofline.regime(decode) == "memory"
-    floor_ns = 2 * model.parameters / (GPUS[gpu].bytes_per_s * BANDWIDTH_SHARE) * 1e9
+    floor_ns = 2 * model.parameters / (GPUS[gpu].peaks.bytes_per_s * BANDWIDTH_SHARE) * 1e9
     assert decode.predict(roofline.coefficients("memory")) == pytest.approx(floor_ns, rel=0.01)
     assert roofline.regime(prompt) == "compute"
     flops = 2 * model.parameters * 8192 + model.flops_per_pair * 8192 * 4096
-    floor_ns = flops / (GPUS[gpu].flops_per_s * ARITHMETIC_SHARE) * 1e9
+    floor_ns = flops / (GPUS[gpu].peaks.flops_per_s * ARITHMETIC_SHARE) * 1e9
     assert prompt.predict(roofline.coefficients("compute")) == pytest.approx(floor_ns, rel=0.01)
 
 

@@ -18,7 +18,7 @@ from costspan_engine.simulate.executor import TICK, SimulatedExecutor, VirtualCl
 from costspan_engine.simulate.traffic import GRAIN, Arrival
 from costspan_hooks.cost_model import Coefficients, Load
 from costspan_hooks.ledger import StepLedger
-from costspan_hooks.records import AttemptRecord, EvictionRecord, StepRecord
+from costspan_hooks.records import AttemptRecord, LedgerRecord, StepRecord
 from tests.engine_hooks.simulation import ROOFLINE, run, times
 
 BIG = EngineConfig(max_num_seqs=64, max_batched_tokens=512, kv_blocks=4096, prefix_cache=False)
@@ -185,8 +185,8 @@ class Books(StepLedger):
     """A step ledger that is told everything, as a recorder would."""
 
     def __init__(self) -> None:
-        self.records: list[AttemptRecord | StepRecord | EvictionRecord] = []
-        super().__init__(ROOFLINE.device, self.records.append)
+        self.records: list[LedgerRecord] = []
+        super().__init__(self.records.append)
 
     def closed(self, request_id: str, sent_ns: int, delivered_tokens: int) -> None:
         raise AssertionError((request_id, sent_ns, delivered_tokens))

@@ -20,6 +20,7 @@ from costspan_engine.models.model import CausalModel
 from costspan_engine.scheduler import Batch
 from costspan_engine.sequence import Request, Sampling, Sequence
 from costspan_engine.settings import EngineConfig
+from costspan_hooks.devices import ONE_CORE, Device
 from costspan_hooks.observer import ModelShape
 from tests.engine_hooks import checkpoints
 from tests.engine_hooks.engine_fixtures import Recording, generate, mini_model, request, running, scheduler, torch_executor
@@ -104,6 +105,10 @@ class Cycling:
     @property
     def shape(self) -> ModelShape:
         return ModelShape(1, 4, 4, 4)
+
+    @property
+    def device(self) -> Device:
+        return ONE_CORE
 
     def launch(self, batch: Batch) -> Callable[[], Result]:
         return lambda: Result([self._say(seq) for seq in batch.making], 1)

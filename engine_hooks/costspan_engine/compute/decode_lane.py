@@ -62,27 +62,28 @@ class DecodeLane:
         watch = stopwatch(self._model.device)
         rows = self._state.update(batch.decodes)
         size = bisect_left(self._sizes, len(rows))
+        padding = self._sizes[size] - len(rows)
         logits, likeliest = self._steps[size]()
         if not all(map(_plain, batch.decodes)):
-            return partial(self._pick, batch, rows, logits, watch)
+            return partial(self._pick, batch, rows, logits, watch, padding)
         self._told[: len(rows)].copy_(likeliest[: len(rows)], non_blocking=True)
         watch.stop()
-        return partial(self._tell, rows, watch)
+        return partial(self._tell, rows, watch, padding)
 
-    def _tell(self, rows: list[int], watch: Stopwatch) -> Result:
+    def _tell(self, rows: list[int], watch: Stopwatch, padding: int) -> Result:
         duration_ns = watch.wait_ns()
         told = self._told.tolist()
         tokens = [told[row] for row in rows]
         self._state.learn(rows, tokens)
-        return Result([[token] for token in tokens], duration_ns)
+        return Result([[token] for token in tokens], duration_ns, padding=padding)
 
     @torch.inference_mode()
-    def _pick(self, batch: Batch, rows: list[int], logits: Tensor, watch: Stopwatch) -> Result:
+    def _pick(self, batch: Batch, rows: list[int], logits: Tensor, watch: Stopwatch, padding: int) -> Result:
         # Every row went on with its likeliest token: the device is told of the one that was drawn with the next step.
         index = torch.tensor(rows).to(logits.device)
         picked = pick(logits.index_select(0, index), batch.decodes)
         watch.stop()
-        return Result(picked.tokens, watch.wait_ns(), picked.logprobs)
+        return Result(picked.tokens, watch.wait_ns(), picked.logprobs, padding=padding)
 
     def _step(self, size: int) -> tuple[Tensor, Tensor]:
         tokens, places, slots, tables, lengths = self._state.inputs(size)

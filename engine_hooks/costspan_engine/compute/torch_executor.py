@@ -19,6 +19,7 @@ from costspan_engine.models.model import CausalModel
 from costspan_engine.scheduler import Batch, Prefill
 from costspan_engine.sequence import Request, Sampling, Sequence
 from costspan_engine.settings import EngineConfig
+from costspan_hooks.devices import ONE_CORE, Device, peaks_of
 from costspan_hooks.observer import ModelShape, RequestInfo
 
 if TYPE_CHECKING:
@@ -62,6 +63,13 @@ class TorchExecutor:
             # Two multiply-adds for each width of each head: query by key, weight by value.
             flops_per_pair=4 * config.num_layers * config.num_heads * config.head_dim,
         )
+
+    @property
+    def device(self) -> Device:
+        """What it runs on can do at best."""
+        if self._device.type == "cuda":
+            return peaks_of(torch.cuda.get_device_name(self._device))
+        return ONE_CORE
 
     def launch(self, batch: Batch) -> Callable[[], Result]:
         """Put a step into the device's queue; on a CPU, beside which nothing runs, it is computed when it is waited for."""

@@ -15,9 +15,10 @@ from costspan_engine.errors import ConfigError
 from costspan_engine.settings import EngineConfig, Policy
 from costspan_engine.simulate.executor import StepTimes
 from costspan_engine.simulate.fleet import Fleet, Offered
-from costspan_engine.simulate.profiles import GPUS, HOST_NS, MODELS, Deployment, Model
+from costspan_engine.simulate.profiles import HOST_NS, MODELS, Deployment, Model
 from costspan_engine.simulate.tally import Tally, quantiles
 from costspan_engine.simulate.traffic import Traffic
+from costspan_hooks.devices import GPUS
 
 _TOP = 10
 _BAR = 30

@@ -14,6 +14,7 @@ from functools import partial
 from costspan_engine.executor import Result
 from costspan_engine.scheduler import Batch
 from costspan_hooks.cost_model import Coefficients, Load, Regime, Roofline
+from costspan_hooks.devices import Device
 from costspan_hooks.observer import ModelShape
 
 TICK = 1 << 40
@@ -141,6 +142,11 @@ class SimulatedExecutor:
     def shape(self) -> ModelShape:
         """What the model's cost depends on."""
         return self.times.roofline.model
+
+    @property
+    def device(self) -> Device:
+        """What its cost model takes the device to be."""
+        return self.times.roofline.device
 
     def launch(self, batch: Batch) -> Callable[[], Result]:
         """Begin a step; waiting for it moves the clock to its end."""

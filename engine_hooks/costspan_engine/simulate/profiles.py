@@ -10,7 +10,8 @@ from typing import Any
 
 from costspan_engine.errors import ConfigError, ModelError
 from costspan_engine.models.config import ModelConfig
-from costspan_hooks.cost_model import Device, Roofline
+from costspan_hooks.cost_model import Roofline
+from costspan_hooks.devices import GPUS, Device
 from costspan_hooks.observer import ModelShape
 
 ARITHMETIC_SHARE = 0.6
@@ -24,38 +25,6 @@ MEMORY_SHARE = 0.9
 """Of a GPU's memory, what weights and KV cache may have; the rest is for activations, graphs and driver (vLLM's default)."""
 _BYTES = 2
 """Width of bfloat16."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU as its vendor describes it.
-
-    Attributes:
-        flops_per_s: Dense bfloat16 with tensor cores. Datasheets that print the figure with sparsity print twice this.
-        bytes_per_s: Memory bandwidth.
-        memory_bytes: Memory.
-    """
-
-    flops_per_s: float
-    bytes_per_s: float
-    memory_bytes: float
-
-
-GPUS: Mapping[str, Gpu] = {
-    "h200": Gpu(989e12, 4.8e12, 141e9),
-    "h100": Gpu(989e12, 3.35e12, 80e9),
-    "a100": Gpu(312e12, 2.039e12, 80e9),
-    "l40s": Gpu(362.05e12, 864e9, 48e9),
-    "l4": Gpu(121e12, 300e9, 24e9),
-}
-"""By name, from NVIDIA's datasheets:
-
-- ``h200``: "NVIDIA H200 Tensor Core GPU", SXM column: 1,979 TFLOPS BF16 with sparsity, 141 GB at 4.8 TB/s.
-- ``h100``: "NVIDIA H100 Tensor Core GPU", SXM column: 1,979 TFLOPS BF16 with sparsity, 80 GB at 3.35 TB/s.
-- ``a100``: "NVIDIA A100 Tensor Core GPU", 80GB SXM column: 312 TFLOPS BF16, 80 GB at 2,039 GB/s.
-- ``l40s``: "NVIDIA L40S": 362.05 TFLOPS BF16 (733 with sparsity), 48 GB at 864 GB/s.
-- ``l4``: "NVIDIA L4 Tensor Core GPU": 242 TFLOPS BF16 with sparsity, 24 GB at 300 GB/s.
-"""
 
 
 def _hf(kind: str, widths: tuple[int, int], layers: int, heads: tuple[int, int], **more: int) -> Mapping[str, Any]:
@@ -198,6 +167,6 @@ class Deployment:
     @property
     def roofline(self) -> Roofline:
         """What steps cost, at the share of the peaks that engines reach."""
-        gpu = GPUS[self.gpu]
-        device = Device(gpu.flops_per_s * ARITHMETIC_SHARE * self.gpus, gpu.bytes_per_s * BANDWIDTH_SHARE * self.gpus)
+        peaks = GPUS[self.gpu].peaks
+        device = Device(peaks.flops_per_s * ARITHMETIC_SHARE * self.gpus, peaks.bytes_per_s * BANDWIDTH_SHARE * self.gpus)
         return Roofline(self.model.shape, device)

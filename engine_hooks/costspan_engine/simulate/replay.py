@@ -17,7 +17,7 @@ from costspan_engine.simulate.executor import TICK, SimulatedExecutor, load_of
 from costspan_engine.simulate.tally import Served
 from costspan_engine.simulate.traffic import GRAIN, Arrival
 from costspan_hooks.cost_model import Load
-from costspan_hooks.observer import EngineObserver, Removal, RequestInfo, Step
+from costspan_hooks.observer import EngineInfo, EngineObserver, Removal, RequestInfo, Step
 
 NEVER = 1 << 62
 """A moment that does not come."""
@@ -97,7 +97,9 @@ class Replica:
         self._aborts: list[tuple[int, str]] = []  # a heap
         self._leap: _Leap | None = None
         self._received = 0
-        self._observer.ready(self._clock(), self._clock(), executor.shape)
+        self._observer.ready(
+            self._clock(), self._clock(), EngineInfo(executor.shape, executor.device, config.batching(self.max_context))
+        )
 
     @property
     def outstanding(self) -> int:
