@@ -74,7 +74,10 @@ class Receiver:
                 receiver._connections.append(self.connection)
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    return  # the sender was killed in the middle
                 answer = receiver.script.pop(0) if receiver.script else Answer()
                 headers = {key.lower(): value for key, value in self.headers.items()}
                 body = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,12 @@ def build_intake(handlers: Handlers, max_body_bytes: int) -> FastAPI:
         max_body_bytes: Largest body, packed or unpacked.
     """
     app = FastAPI(title="costspan collector", docs_url=None, redoc_url=None, openapi_url=None)
+    wire: Counter[str] = Counter()  # bytes of bodies that were taken, as they came
+
+    def state() -> Health:
+        now = handlers.health()
+        return {**now, "streams": {name: {**each, "wire_bytes": wire[name]} for name, each in now["streams"].items()}}
+
     app.add_exception_handler(RefusedError, _refuse)
     app.add_exception_handler(BusyError, _put_off)
     app.add_exception_handler(404, _no_such_path)
@@ -63,6 +70,7 @@ def build_intake(handlers: Handlers, max_body_bytes: int) -> FastAPI:
         kind = _media_type(request, (PROTOBUF, JSON))
         body = await _body(request, max_body_bytes)
         await run_in_threadpool(_take_spans, handlers, body, kind, _sender(request))
+        wire[SPANS] += _wire_bytes(request, body)
         answer = ExportTraceServiceResponse()
         return Response("{}" if kind == JSON else answer.SerializeToString(), media_type=kind)
 
@@ -73,11 +81,12 @@ def build_intake(handlers: Handlers, max_body_bytes: int) -> FastAPI:
         _media_type(request, (ARROW_STREAM,))
         body = await _body(request, max_body_bytes)
         items = await run_in_threadpool(_take_ledger, handlers, body, table, _sender(request))
+        wire[table] += _wire_bytes(request, body)
         return JSONResponse({"rows": items})
 
     @app.get("/health")
     def health() -> Response:
-        return JSONResponse(handlers.health())
+        return JSONResponse(state())
 
     @app.get("/ready")
     def ready() -> Response:
@@ -86,7 +95,7 @@ def build_intake(handlers: Handlers, max_body_bytes: int) -> FastAPI:
 
     @app.get("/metrics")
     def metrics() -> Response:
-        return PlainTextResponse(_exposition(handlers.health()), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(_exposition(state()), media_type="text/plain; version=0.0.4")
 
     return app
 
@@ -131,6 +140,11 @@ async def _body(request: Request, limit_bytes: int) -> bytes:
         return await read_body(request.stream(), request.headers.get("content-encoding", "").strip().lower(), limit_bytes)
     except ClientDisconnect as error:
         raise RefusedError(400, "the sender left before its body was whole") from error
+
+
+def _wire_bytes(request: Request, body: bytes) -> int:
+    """How long a body was on its way; one that came in chunks counts as it was unpacked."""
+    return int(request.headers.get("content-length", len(body)))
 
 
 def _sender(request: Request) -> _Sender:

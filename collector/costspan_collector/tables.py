@@ -66,8 +66,8 @@ def _field(name: str, kind: str) -> pa.Field[Any]:
 def conform(payload: pa.Table, schema: pa.Schema) -> pa.Table:
     """A payload in exactly a table's schema.
 
-    Columns may come in any order, and texts as any Arrow text (large, dictionary-encoded). A column with a default that
-    is not there is filled with its type's zero, or null where it may be.
+    Columns may come in any order, and texts as any Arrow text (large, dictionary-encoded). A column that is not there is
+    filled with null where it may be, and where it has a default with its type's zero.
 
     Raises:
         ContentError: It does not fit; the sentence names the first wrong column and what it must be.
@@ -80,7 +80,7 @@ def conform(payload: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _conform_column(payload: pa.Table, field: pa.Field[Any]) -> pa.ChunkedArray[Any]:
     indices = payload.schema.get_all_field_indices(field.name)
-    if not indices and (field.metadata or {}).get(b"default"):
+    if not indices and (field.nullable or (field.metadata or {}).get(b"default")):
         return pa.chunked_array([_zeros(payload.num_rows, field)])
     if len(indices) != 1:
         how = "is missing" if not indices else f"comes {len(indices)} times"

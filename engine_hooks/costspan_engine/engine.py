@@ -230,11 +230,12 @@ class Engine:
                 duration_ns=result.duration_ns,
                 chunks=batch.chunks(),
                 bound=batch.bound,
-                blocks=self.scheduler.blocks.held,
+                blocks=self.scheduler.blocks.held.copy(),
                 bursts=bursts,
                 experts=result.experts,
                 expert_skew=result.expert_skew,
                 padding=result.padding,
+                decoding=len(batch.decodes),
             )
         )
         self._count(batch, result.duration_ns, bursts, progress)
@@ -273,7 +274,8 @@ class Engine:
         """Tell of a sequence that the scheduler has let go."""
         self.totals.removed[outcome] += 1
         self.totals.cached_tokens += max(0, seq.cached_tokens)
-        disconnect_ns, disconnect_step = (cancel.disconnect_ns, cancel.disconnect_step) if cancel else (0, -1)
+        # The step that was to run when the client left may have failed, or not have come to be.
+        left_ns, left_step = (cancel.disconnect_ns, min(cancel.disconnect_step, self.totals.steps - 1)) if cancel else (0, -1)
         rules = self._batching
         self._observer.removed(
             Removal(
@@ -282,8 +284,8 @@ class Engine:
                 outcome=outcome,
                 finish_reason=reason,
                 output_tokens=seq.output_tokens,
-                disconnect_ns=disconnect_ns,
-                disconnect_step=disconnect_step,
+                disconnect_ns=left_ns,
+                disconnect_step=left_step,
                 block_ns=seq.block_ns,
                 prefix=seq.prefix(rules.block_size, rules.prefix_grain) if rules.prefix_cache else (),
             )

@@ -45,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_batching(serve)
     _add_limits(serve)
     report = serve.add_argument_group("reporting")
-    report.add_argument("--collector", metavar="URL", help="report to this costspan collector")
+    report.add_argument("--collector", metavar="URL", help="report to this costspan collector, or to a sidecar at unix://PATH")
     report.add_argument("--project", default="default", help="project to report for (default: %(default)s)")
     report.add_argument("--device-kind", default="cpu", help="what the price book calls this device (default: %(default)s)")
     serve.set_defaults(run=run)
@@ -203,7 +203,8 @@ def _observer(arguments: argparse.Namespace) -> EngineObserver:
         return NullObserver()
     from costspan_hooks.recorder import Recorder  # noqa: PLC0415 - Arrow and exporters, only where they are used
 
-    return Recorder(collector=arguments.collector, project=arguments.project, device_kind=arguments.device_kind)
+    gpus = 0 if arguments.device == "cpu" else 1
+    return Recorder(collector=arguments.collector, project=arguments.project, device_kind=arguments.device_kind, gpus=gpus)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,17 +22,22 @@ class Price:
         stretch: s, measured over predicted.
         each: a/n, what every participant bears of the step itself.
         alone: What the step itself would have taken with one of them: a, and the rows that are nobody's.
+        watts: The step's joules over T̂, so that they are split as its time is; ``None`` where no meter said.
     """
 
     unit: Coefficients
     stretch: float
     each: float
     alone: float
+    watts: float | None
 
 
 @dataclass(slots=True)
 class Sums:
-    """Running sums over all steps so far, in 1/UNIT nanoseconds; ``duration`` and ``host_gap`` in nanoseconds."""
+    """Running sums over all steps so far, in 1/UNIT nanoseconds or nanojoules.
+
+    ``duration`` and ``host_gap`` are in nanoseconds, and ``unmetered`` counts the steps whose energy nobody knows.
+    """
 
     cost: int = 0  # F
     cost_token: int = 0  # X
@@ -40,9 +45,13 @@ class Sums:
     solo: int = 0
     solo_token: int = 0
     solo_token_step: int = 0
+    energy: int = 0
+    energy_token: int = 0
+    energy_token_step: int = 0
     predicted: int = 0
     duration: int = 0
     host_gap: int = 0
+    unmetered: int = 0
 
     def add(self, step: Step, predicted: float, price: Price) -> None:
         """Take a step in: how long it was predicted to take, and what its work is charged at."""
@@ -54,8 +63,18 @@ class Sums:
         self.solo += int(UNIT * (price.alone + seq))
         self.solo_token += solo_token
         self.solo_token_step += solo_token * step.index
+        self._add_energy(step.index, price)
         self.predicted += int(UNIT * predicted)
         self.duration += step.duration_ns
+
+    def _add_energy(self, step: int, price: Price) -> None:
+        if price.watts is None:
+            self.unmetered += 1
+            return
+        energy_token = int(price.watts * UNIT * price.unit.decode_token)
+        self.energy += int(price.watts * UNIT * (price.each + price.unit.decode_seq))
+        self.energy_token += energy_token
+        self.energy_token_step += energy_token * step
 
     def decode_since(self, start: Sums, base: int) -> tuple[float, float]:
         """(cost, solo) in nanoseconds of a sequence that has decoded since ``start`` at context ``base + step``."""
@@ -65,6 +84,11 @@ class Sums:
         solo += self.solo_token_step - start.solo_token_step
         return cost / UNIT, solo / UNIT
 
+    def energy_since(self, start: Sums, base: int) -> float:
+        """Its nanojoules, of the steps that were metered."""
+        energy = self.energy - start.energy + base * (self.energy_token - start.energy_token)
+        return (energy + self.energy_token_step - start.energy_token_step) / UNIT
+
     def rebase(self, now: Sums, by: int) -> None:
         """Let a base that grows by ``by`` now count from now on only, in what is :meth:`decode_since` these sums.
 
@@ -72,6 +96,7 @@ class Sums:
         """
         self.cost += by * (now.cost_token - self.cost_token)
         self.solo += by * (now.solo_token - self.solo_token)
+        self.energy += by * (now.energy_token - self.energy_token)
 
 
 @dataclass(slots=True)
@@ -102,6 +127,9 @@ class Account:
     cost: float = 0.0  # of its chunks and drafts
     solo: float = 0.0
     wasted: float = 0.0  # the part of cost that bought nothing
+    # Over all segments: nanojoules, and whether every step of them was metered.
+    energy: float = 0.0
+    metered: bool = True
     # What will be computed a second time, [context at admission, redo_until), and why.
     redo_until: int = 0
     redo_waste: str = ""
@@ -144,6 +172,14 @@ class Account:
         self.cost, self.solo, self.wasted = 0.0, 0.0, 0.0
         self.load.decoding += 1
         self.load.base += self.base
+
+    def charge(self, compute: float, price: Price) -> float:
+        """Pay for work that is predicted at ``compute`` nanoseconds: its energy is booked, its cost returned."""
+        if price.watts is None:
+            self.metered = False
+        else:
+            self.energy += price.watts * compute
+        return price.stretch * compute
 
     def take_chunk(self, step: int, tokens: int, cost: float, solo: float) -> None:
         """Add a piece of the prompt to the open segment; nanoseconds paid and nanoseconds alone."""

@@ -10,6 +10,7 @@ attribution: LLMVisor, OpenReview VeAJmE2ZJU).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Literal
 
@@ -21,15 +22,24 @@ from costspan_hooks.devices import Device
 from costspan_hooks.observer import ModelShape
 
 Regime = Literal["memory", "compute"]
+REGIMES: tuple[Regime, ...] = ("memory", "compute")
 
 WINDOW = 512
 """Steps of a regime that a fit sees."""
-REFIT_EVERY = 64
-"""New steps of a regime between two fits."""
-FIRST_FIT = 16
-"""Steps of a regime before its first fit; until then the coefficients come from the model's shape."""
-START_WEIGHT = 0.5
-"""How much a coefficient's start weighs against one step in which it is the most that it is in any."""
+REFIT_EVERY = 32
+"""New steps of a regime between two fits; the first are after 1, 2, 4, 8 and 16."""
+PASSES = 4
+"""Solutions of a fit, each with weights from the one before."""
+SPREAD = 0.3
+"""How far from its start a coefficient is thought to be, as a share of the step in which it is the most."""
+NOISE = 0.1
+"""Relative error of a step, as long as there are too few to tell."""
+EVEN = 1.345
+"""Standard deviations up to which errors count in full: where they are even, 95 % as sharp as least squares (Huber)."""
+STALLED = 3.0
+"""Standard deviations from which on what a step took is not to be expected."""
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,12 @@ class Load:
     decode_seqs: int
     decode_tokens: int
     padding: int = 0
+
+    @property
+    def features(self) -> tuple[float, float, float, float, float]:
+        """What each coefficient is multiplied with."""
+        seqs = self.decode_seqs + self.padding
+        return 1.0, self.prefill_tokens, self.prefill_pairs, seqs, self.decode_tokens
 
     def predict(self, coefficients: Coefficients) -> float:
         """T̂ in nanoseconds; at least one, so that it can be divided by."""
@@ -135,50 +151,92 @@ class Roofline:
         return Coefficients(weights, token, pair, kv, kv)
 
 
-class RegimeFit:
-    """One regime's coefficients, refitted from its last :data:`WINDOW` steps.
+def pace(features: Floats, durations: Floats, start: Floats) -> float:
+    """How many times longer steps took than ``start`` says: the median."""
+    return float(np.median(durations / (features @ start)))
+
+
+def estimate(features: Floats, durations: Floats, start: Floats) -> Coefficients:
+    """One regime's coefficients from its steps.
 
     What those steps say little about (prompts, where nearly all decode) stays near the proportions that it started from, at the
-    pace that was measured (ridge regression: Hoerl and Kennard, Technometrics 12(1), 1970). Without that, one odd step would
-    set the price of all that are like it.
+    pace that was measured: without that, one odd step would set the price of all that are like it. It is the mode of a Gaussian
+    prior, which weighs less the less the steps err (ridge regression: Hoerl and Kennard, Technometrics 12(1), 1970). Errors are
+    relative, so that a slow step does not outvote a hundred quick ones, and relative to what is predicted, so that as many are
+    above as below. Beyond what is even, a step's error counts the less the larger it is (Huber, Annals of Mathematical
+    Statistics 35(1), 1964). At last all are scaled, so that predictions add up to what was taken, stalls cut short.
+
+    Args:
+        features: (steps, 5), each :attr:`Load.features`.
+        durations: (steps,) nanoseconds, above zero.
+        start: (5,) what the model's shape says.
     """
+    expected = start * pace(features, durations, start)
+    # As many coefficients as steps fit whatever the noise: only many steps can say how little there is.
+    least = NOISE * min(1.0, 5 / len(durations)) ** 2
+    predicted, weights, noise = durations, np.ones(len(durations)), least
+    solution, errors = expected, np.zeros(len(durations))
+    for _ in range(PASSES):
+        relative = features / predicted[:, None]
+        most = relative.max(axis=0)
+        scale = np.where(most > 0, most, 1.0 / expected)
+        # No coefficient can have been more than the whole of the step that it was the most of.
+        prior = np.minimum(1.0, expected * scale)
+        rows = np.vstack([relative / scale * weights[:, None], np.eye(5) * (noise / SPREAD)])
+        targets = np.append(durations / predicted * weights, prior * (noise / SPREAD))
+        triangle = np.linalg.qr(np.column_stack([rows, targets])).R
+        solution = nnls(triangle[:, :5], triangle[:, 5])[0] / scale
+        predicted = np.maximum(1.0, features @ solution)
+        errors = durations / predicted - 1.0
+        noise = max(least, 1.4826 * float(np.median(np.abs(errors))))
+        weights = np.sqrt(np.minimum(1.0, EVEN * noise / np.maximum(np.abs(errors), 1e-12)))
+    taken = predicted * (1.0 + np.clip(errors, -STALLED * noise, STALLED * noise))
+    fixed, *others = (solution * (taken.sum() / predicted.sum())).tolist()
+    return Coefficients(max(1.0, fixed), *others)
+
+
+def fit(roofline: Roofline, loads: Sequence[Load], durations_ns: Sequence[int]) -> dict[Regime, Coefficients]:
+    """Both regimes' coefficients, each from all of its steps at once.
+
+    A regime that no step was in keeps its start, at the pace of the other.
+
+    Args:
+        roofline: Tells each step's regime, and where its coefficients start.
+        loads: What each step had to do.
+        durations_ns: What it took.
+    """
+    regimes = np.array([roofline.regime(load) for load in loads])
+    features = np.array([load.features for load in loads], dtype=np.float64)
+    durations = np.maximum(1.0, np.array(durations_ns, dtype=np.float64))
+    starts = {regime: np.array(astuple(roofline.coefficients(regime))) for regime in REGIMES}
+    fitted: dict[Regime, Coefficients] = {}
+    measured = 1.0
+    for regime, start in starts.items():
+        if (its := regimes == regime).any():
+            measured = pace(features[its], durations[its], start)
+            fitted[regime] = estimate(features[its], durations[its], start)
+    return {regime: fitted.get(regime) or Coefficients(*(start * measured).tolist()) for regime, start in starts.items()}
+
+
+class RegimeFit:
+    """One regime's coefficients, refitted from its last :data:`WINDOW` steps."""
 
     def __init__(self, start: Coefficients) -> None:
         self.coefficients = start
-        self._start: NDArray[np.float64] = np.array(astuple(start))
-        self._features: NDArray[np.float64] = np.zeros((WINDOW, 5))
-        self._durations: NDArray[np.float64] = np.ones(WINDOW)
+        self._start: Floats = np.array(astuple(start))
+        self._features: Floats = np.zeros((WINDOW, 5))
+        self._durations: Floats = np.ones(WINDOW)
         self._seen = 0
 
     def learn(self, load: Load, duration_ns: int) -> None:
         """Take a step into the window; refit when it is time. The new coefficients hold from the next step on."""
         row = self._seen % WINDOW
-        seqs = load.decode_seqs + load.padding
-        self._features[row] = (1.0, load.prefill_tokens, load.prefill_pairs, seqs, load.decode_tokens)
+        self._features[row] = load.features
         self._durations[row] = max(1, duration_ns)
         self._seen += 1
-        if self._seen == FIRST_FIT or self._seen % REFIT_EVERY == 0:
-            self._refit()
-
-    def _refit(self) -> None:
-        count = min(self._seen, WINDOW)
-        features, durations = self._features[:count], self._durations[:count]
-        expected = self._start * float(np.median(durations / (features @ self._start)))
-        # Dividing by the duration makes the error relative: a slow step must not outvote a hundred quick ones.
-        relative = features / durations[:, None]
-        most = relative.max(axis=0)
-        scale = np.where(most > 0, most, 1.0 / expected)
-        rows = np.vstack([relative / scale, np.eye(5)])
-        # No coefficient can have been more than the whole of the step that it was the most of.
-        targets = np.append(np.ones(count), np.minimum(1.0, expected * scale))
-        weights = np.append(np.ones(count), np.full(5, START_WEIGHT))
-        solution = np.zeros(5)
-        for _ in range(2):  # the second pass gives stalled steps less say (Huber weights)
-            solution = nnls(rows * weights[:, None], targets * weights)[0]
-            residual = np.abs(rows[:count] @ solution - 1.0)
-            weights[:count] = np.sqrt(np.minimum(1.0, 0.1 / np.maximum(residual, 1e-12)))
-        fixed, token, pair, seq, context = (float(value) for value in solution / scale)
-        self.coefficients = Coefficients(max(1.0, fixed), token, pair, seq, context)
+        if self._seen % REFIT_EVERY == 0 or self._seen & (self._seen - 1) == 0:
+            count = min(self._seen, WINDOW)
+            self.coefficients = estimate(self._features[:count], self._durations[:count], self._start)
 
 
 class CostModel:
@@ -186,10 +244,7 @@ class CostModel:
 
     def __init__(self, roofline: Roofline) -> None:
         self._roofline = roofline
-        self._fits: dict[Regime, RegimeFit] = {
-            "memory": RegimeFit(roofline.coefficients("memory")),
-            "compute": RegimeFit(roofline.coefficients("compute")),
-        }
+        self._fits = {regime: RegimeFit(roofline.coefficients(regime)) for regime in REGIMES}
 
     def regime(self, load: Load) -> Regime:
         """The regime that a step with this load is in."""

@@ -1,16 +1,16 @@
-"""The heartbeat of a device: proof that it was ours, second by second, and so the hours of the bill.
+"""The heartbeat of an engine's devices: proof that they were ours, second by second, and so the hours of the bill.
 
 It knows nothing of steps or requests. That is the point: the ledger is checked against it.
 """
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable
 
-from costspan.clock import now_ns
+from costspan_hooks.nvml import visible_gpus
 from costspan_hooks.records import SampleRecord
+from costspan_hooks.sampler import Sampler
 
 PERIOD_S = 1.0
 
@@ -19,17 +19,17 @@ class Heartbeat(threading.Thread):
     """Reports the interval since its last report, every second and once more when it stops.
 
     Args:
-        device_kind: The name that the price book knows the device by.
+        device_kind: The name that the price book knows the devices by.
         client: ``service.instance.id`` of this process.
         sink: Takes each sample; must not block.
+        gpus: How many of the GPUs that this process sees it computes on, the first ones; ``None`` for all.
     """
 
-    def __init__(self, device_kind: str, client: str, sink: Callable[[SampleRecord], None]) -> None:
+    def __init__(self, device_kind: str, client: str, sink: Callable[[SampleRecord], None], *, gpus: int | None = None) -> None:
         super().__init__(name="costspan-heartbeat", daemon=True)
-        self._device_kind, self._client, self._sink = device_kind, client, sink
-        self._host = socket.gethostname()
+        self._sampler = Sampler(visible_gpus()[:gpus], device_kind, client)
+        self._sink = sink
         self._ended = threading.Event()
-        self._since_ns = now_ns()
 
     def run(self) -> None:
         """Tick until stopped."""
@@ -43,19 +43,5 @@ class Heartbeat(threading.Thread):
         self.join()
 
     def _beat(self) -> None:
-        now = now_ns()
-        self._sink(
-            SampleRecord(
-                host=self._host,
-                device="0",
-                device_kind=self._device_kind,
-                client=self._client,
-                start_ns=self._since_ns,
-                end_ns=now,
-                utilization=None,
-                memory_bytes=None,
-                power_w=None,
-                energy_j=None,
-            )
-        )
-        self._since_ns = now
+        for sample in self._sampler.take():
+            self._sink(sample)

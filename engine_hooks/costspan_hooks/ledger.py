@@ -14,12 +14,15 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 
-from costspan.semconv import Phase
+from costspan.semconv import UNKNOWN, Phase
 from costspan_hooks.accounts import UNIT, Account, Price, Sums, TenantLoad
 from costspan_hooks.cost_model import CostModel, Load, Roofline
 from costspan_hooks.errors import ProtocolError
 from costspan_hooks.observer import Admission, Burst, Chunk, EngineInfo, Removal, RequestInfo, Step
 from costspan_hooks.records import AttemptRecord, EngineRecord, EvictionRecord, LedgerRecord, Segment, StepRecord, TenantShare
+
+_UNBOOKED = -1
+"""No moment: what came before is not known, or was lost."""
 
 
 @dataclass(slots=True)
@@ -32,17 +35,47 @@ class Extra:
     draft_ns: float = 0.0
 
 
-class StepLedger:
-    """Keeps the books of one engine. Called on the engine's thread alone; hands finished records to ``sink``."""
+@dataclass(frozen=True, slots=True)
+class Strangers:
+    """Requests in a step of which nothing is known, since what the engine told of them was lost.
 
-    def __init__(self, sink: Callable[[LedgerRecord], None]) -> None:
+    Attributes:
+        decoding: How many of them decode.
+        context: Tokens that they are taken to attend to together: each as many as the others on average.
+        chunks: Their prompts' pieces.
+    """
+
+    decoding: int
+    context: int
+    chunks: list[Chunk]
+
+    def share(self, price: Price) -> TenantShare:
+        """Their part of a step, booked to no request: the audit shows it as unexplained."""
+        prefill = sum(price.unit.prefill(chunk.tokens, chunk.context) for chunk in self.chunks)
+        compute = prefill + self.decoding * price.unit.decode_seq + self.context * price.unit.decode_token
+        seqs = self.decoding + len(self.chunks)
+        tokens = self.decoding + sum(chunk.tokens for chunk in self.chunks)
+        return TenantShare(UNKNOWN, seqs, tokens, 0, compute, prefill, price.stretch * (price.each * seqs + compute))
+
+
+class StepLedger:
+    """Keeps the books of one engine, on one thread.
+
+    Args:
+        sink: Takes finished records.
+        joules: The engine's energy from one moment to another, as far as it is known; ``None`` where nothing meters it.
+    """
+
+    def __init__(self, sink: Callable[[LedgerRecord], None], joules: Callable[[int, int], float | None] | None = None) -> None:
         self._sink = sink
+        self._joules = joules
         self._sums = Sums()
         self._accounts: dict[str, Account] = {}
         self._tenants: dict[str, TenantLoad] = {}
         self._admitted: list[tuple[Account, int]] = []  # since the last step, with the moment they were ready
         self._last_step = -1
-        self._booked_ns = 0  # up to here every nanosecond is in a row
+        self._booked_ns = _UNBOOKED  # up to here every nanosecond is in a row
+        self._incomplete = False  # something of what the engine told was lost
         self._last_end_ns = 0
         self._cold_start_ns = 0
         self._carry = 0.0  # fraction of a nanosecond owed to the next posting, so that integers add up
@@ -52,7 +85,7 @@ class StepLedger:
     def ready(self, started_ns: int, ready_ns: int, engine: EngineInfo) -> None:
         """The engine's life begins: everything up to ``ready_ns`` was loading."""
         self._model = CostModel(Roofline(engine.model, engine.device))
-        self._cold_start_ns = ready_ns - started_ns
+        self._cold_start_ns, self._cold_joules = ready_ns - started_ns, self._energy(started_ns, ready_ns)
         self._booked_ns = ready_ns
         self._sink(EngineRecord(started_ns, ready_ns, engine))
 
@@ -107,6 +140,7 @@ class StepLedger:
                 accepted_tokens=account.accepted_tokens,
                 first_token_ns=account.first_token_ns,
                 last_step=account.last_step,
+                energy_j=account.energy / 1e9 if self._joules and account.metered else None,
             )
         )
 
@@ -116,11 +150,28 @@ class StepLedger:
 
     def stopped(self, at_ns: int) -> None:
         """The engine's life ends: what passed since its last turn was the host's. One that never got ready has no books."""
-        if not self._booked_ns:
+        if self._booked_ns == _UNBOOKED:
             return
-        gap = at_ns - self._booked_ns
-        self._sink(StepRecord(step=self._last_step, start_ns=at_ns, host_gap_ns=gap, cold_start_ns=self._cold_start_ns))
-        self._booked_ns = at_ns
+        self._close(StepRecord(step=self._last_step, start_ns=at_ns, host_gap_ns=self._gap(at_ns)), at_ns)
+
+    # --- what was lost -----------------------------------------------------------------------------------------------
+
+    def skip(self, step: Step) -> None:
+        """Leave a step out that cannot be booked: its time is nobody's, and no part of the gap before the next."""
+        self._booked_ns = _UNBOOKED
+        self._last_step, self._last_end_ns = step.index, step.end_ns
+
+    def start_over(self) -> None:
+        """Forget whoever is in the engine: something of what it told was lost, and nothing sure is known of them.
+
+        Until they have left they are strangers: steps tell how many of them decode, and their share of a step is booked to no
+        request. Whoever comes from now on is booked as ever.
+        """
+        self._accounts.clear()
+        self._tenants.clear()
+        self._admitted.clear()
+        self._booked_ns = _UNBOOKED
+        self._incomplete = True
 
     # --- steps -----------------------------------------------------------------------------------------------------
 
@@ -128,48 +179,66 @@ class StepLedger:
         """Close a stretch of time without work as a row of its own, so that idle is seen while it lasts."""
         if self._tenants:
             raise ProtocolError("The engine was idle while it has work in the batch: only a loop with nobody to run is idle.")
-        gap = start_ns - self._booked_ns
-        self._sink(
-            StepRecord(
-                step=self._last_step,
-                start_ns=start_ns,
-                host_gap_ns=gap,
-                idle_ns=end_ns - start_ns,
-                cold_start_ns=self._cold_start_ns,
-            )
-        )
-        self._cold_start_ns = 0
+        record = StepRecord(step=self._last_step, start_ns=start_ns, host_gap_ns=self._gap(start_ns), idle_ns=end_ns - start_ns)
+        self._close(record, end_ns)
+
+    def _gap(self, start_ns: int) -> int:
+        """The host's time before a moment, since the last one that is booked."""
+        return 0 if self._booked_ns == _UNBOOKED else start_ns - self._booked_ns
+
+    def _energy(self, start_ns: int, end_ns: int) -> float | None:
+        return self._joules(start_ns, end_ns) if self._joules else None
+
+    def _close(self, record: StepRecord, end_ns: int) -> None:
+        """Hand on the row of all that passed since the last one: with the first goes what loading took."""
+        record.energy_j = self._energy(record.start_ns if self._booked_ns == _UNBOOKED else self._booked_ns, end_ns)
+        if self._cold_start_ns:
+            record.cold_start_ns = self._cold_start_ns
+            if record.energy_j is not None and self._cold_joules is not None:
+                record.energy_j += self._cold_joules
+            self._cold_start_ns = 0
         self._booked_ns = end_ns
+        self._sink(record)
 
     def step(self, step: Step) -> None:
         """Take a step into the books."""
-        chunks = [(self._account(chunk.request_id), chunk) for chunk in step.chunks] if step.chunks else []
-        bursts = [(self._speculating(burst), burst) for burst in step.bursts] if step.bursts else []
-        load = self._load(step, chunks, bursts)
-        participants = load.decode_seqs + len(chunks)
+        chunks = [(account, chunk) for chunk in step.chunks if (account := self._member(chunk.request_id))]
+        bursts = [(account, burst) for burst in step.bursts if (account := self._speculating(burst))]
+        strangers = self._strangers(step, len(chunks))
+        load = self._load(step, bursts, strangers)
+        participants = load.decode_seqs + len(step.chunks)
         if participants == 0:
             raise ProtocolError(f"Step {step.index} has nobody in it: report idle time through idle().")
         regime = self._model.regime(load)
         unit = self._model.coefficients(regime)
         predicted = load.predict(unit)
-        gap = step.start_ns - self._booked_ns
+        gap, end_ns = self._gap(step.start_ns), step.start_ns + step.duration_ns
+        joules = self._energy(step.start_ns, end_ns)
+        price = Price(
+            unit,
+            stretch=step.duration_ns / predicted,
+            each=unit.fixed / participants,
+            alone=unit.fixed + step.padding * unit.decode_seq,
+            watts=None if joules is None else joules * 1e9 / predicted,
+        )
 
         self._sums.host_gap += gap
         self._start_admitted(step)
-        padding, drafted = step.padding * unit.decode_seq, 0
-        price = Price(unit, step.duration_ns / predicted, unit.fixed / participants, unit.fixed + padding)
         self._sums.add(step, predicted, price)
-        extra = self._charge_chunks(step.index, chunks, price) if chunks else {}
-        if bursts:
-            self._charge_drafts(step.index, bursts, price, extra)
-            drafted = sum(burst.drafted for _, burst in bursts)
-        self._sink(
+        extra = self._charge_chunks(step.index, chunks, price)
+        self._charge_drafts(step.index, bursts, price, extra)
+        drafted = sum(burst.drafted for _, burst in bursts)
+        shares = self._shares(step, price, extra)
+        if strangers:
+            shares.append(strangers.share(price))
+        padding_ns = self._whole(price.stretch * step.padding * unit.decode_seq) if step.padding else 0
+        _make_whole(shares, step.duration_ns - padding_ns)
+        self._close(
             StepRecord(
                 step=step.index,
                 start_ns=step.start_ns,
                 duration_ns=step.duration_ns,
                 host_gap_ns=gap,
-                cold_start_ns=self._cold_start_ns,
                 bound=step.bound,
                 participants=participants,
                 prefill_tokens=load.prefill_tokens - drafted,
@@ -178,29 +247,32 @@ class StepLedger:
                 decode_tokens=load.decode_tokens,
                 drafted_tokens=drafted,
                 padding=step.padding,
-                padding_ns=price.stretch * padding,
+                padding_ns=padding_ns,
                 predicted_ns=predicted,
                 unit=unit,
                 regime=regime,
                 expert_tokens=step.experts,
                 expert_skew=step.expert_skew,
-                tenants=self._shares(step, price, extra),
-            )
+                tenants=shares,
+            ),
+            end_ns,  # from the executor's own reading to the loop's is the host's: it goes into the next gap
         )
-        self._cold_start_ns = 0
-        # From the executor's own reading to the loop's is the host's: it goes into the next gap.
-        self._booked_ns = step.start_ns + step.duration_ns
         self._last_step, self._last_end_ns = step.index, step.end_ns
         for account, chunk in chunks:
             if chunk.last:
                 self._begin_decode(account, step)
         for account, burst in bursts:
             account.lengthen(burst.accepted, self._sums)
-        self._model.learn(regime, load, step.duration_ns)
+        if not strangers:
+            self._model.learn(regime, load, step.duration_ns)
 
-    def _speculating(self, burst: Burst) -> Account:
-        account = self._account(burst.request_id)
-        if account.phase is not Phase.DECODE:
+    def _member(self, request_id: str) -> Account | None:
+        """Who takes part in a step; ``None`` for a stranger, whom there can be since something was lost."""
+        return self._accounts.get(request_id) if self._incomplete else self._account(request_id)
+
+    def _speculating(self, burst: Burst) -> Account | None:
+        account = self._member(burst.request_id)
+        if account and account.phase is not Phase.DECODE:
             raise ProtocolError(f"{burst.request_id} had drafts while in {account.phase}: only a decoding request has any.")
         if not 0 <= burst.accepted <= burst.drafted or not burst.drafted:
             raise ProtocolError(
@@ -208,9 +280,18 @@ class StepLedger:
             )
         return account
 
-    def _load(self, step: Step, chunks: list[tuple[Account, Chunk]], bursts: list[tuple[Account, Burst]]) -> Load:
+    def _strangers(self, step: Step, known_chunks: int) -> Strangers | None:
+        seqs = sum(tenant.decoding for tenant in self._tenants.values())
+        decoding = max(0, step.decoding - seqs)
+        if not decoding and known_chunks == len(step.chunks):
+            return None
+        contexts = sum(tenant.base for tenant in self._tenants.values()) + step.index * seqs
+        chunks = [chunk for chunk in step.chunks if chunk.request_id not in self._accounts]
+        return Strangers(decoding, contexts // seqs * decoding if seqs else 0, chunks)
+
+    def _load(self, step: Step, bursts: list[tuple[Account, Burst]], strangers: Strangers | None) -> Load:
         tokens, pairs = 0, 0.0
-        for _, chunk in chunks:
+        for chunk in step.chunks:
             tokens += chunk.tokens
             pairs += chunk.tokens * (chunk.context + chunk.tokens / 2)
         for account, burst in bursts:  # drafts are a chunk that comes after the newest token
@@ -220,14 +301,17 @@ class StepLedger:
         for tenant in self._tenants.values():
             seqs += tenant.decoding
             bases += tenant.base
-        return Load(tokens, pairs, seqs, bases + step.index * seqs, step.padding)
+        contexts = bases + step.index * seqs
+        if strangers:
+            seqs, contexts = seqs + strangers.decoding, contexts + strangers.context
+        return Load(tokens, pairs, seqs, contexts, step.padding)
 
     def _charge_chunks(self, step: int, chunks: list[tuple[Account, Chunk]], price: Price) -> dict[str, Extra]:
         """Book chunks to their requests; returns what they come to by tenant."""
         extra: dict[str, Extra] = {}
         for account, chunk in chunks:
             compute = price.unit.prefill(chunk.tokens, chunk.context)
-            cost = price.stretch * (price.each + compute)
+            cost = account.charge(price.each + compute, price)
             again = min(chunk.tokens, account.redo_until - chunk.context)
             if again > 0 and compute > 0:
                 account.wasted += cost * price.unit.prefill(again, chunk.context) / compute
@@ -242,7 +326,7 @@ class StepLedger:
         """Book drafts to their requests, and add what they come to by tenant to ``extra``."""
         for account, burst in bursts:
             compute = price.unit.prefill(burst.drafted, account.base + step + 1)
-            account.take_burst(burst, price.stretch * compute, compute)
+            account.take_burst(burst, account.charge(compute, price), compute)
             own = extra.get(account.request.tenant) or extra.setdefault(account.request.tenant, Extra())
             own.tokens += burst.drafted
             own.draft_ns += compute
@@ -312,17 +396,20 @@ class StepLedger:
             start = now
             tail = at_ns - account.since_ns
         else:
-            tail = max(0, at_ns - self._booked_ns)
+            tail = max(0, self._gap(at_ns))
         cost, solo, tokens = account.cost, account.solo, account.computed
         if account.phase is Phase.DECODE:
             tokens = account.in_cache(self._last_step) - account.context
             shared, alone = now.decode_since(start, account.base)
             cost, solo = cost + shared, solo + alone
+            account.energy += now.energy_since(start, account.base)
+            account.metered &= now.unmetered == start.unmetered
             if tokens:
                 account.step_last = account.last_step = self._last_step
             else:
                 account.step_first = account.step_last = -1
-        duration, predicted = now.duration - start.duration, (now.predicted - start.predicted) / UNIT
+        # Whole nanoseconds, so that the parts add up to the segment exactly.
+        duration, predicted, solo = now.duration - start.duration, (now.predicted - start.predicted) // UNIT, round(solo)
         gap = now.host_gap - start.host_gap + tail
         waste, waste_ns, culprit = account.waste
         account.segments.append(
@@ -338,7 +425,7 @@ class StepLedger:
                 solo_ns=solo,
                 interference_ns=predicted - solo,
                 deviation_ns=duration - predicted,
-                host_gap_ns=float(gap),
+                host_gap_ns=gap,
                 waste=waste,
                 waste_ns=waste_ns,
                 culprit=culprit,
@@ -351,3 +438,12 @@ class StepLedger:
         whole = round(owed)
         self._carry = owed - whole
         return whole
+
+
+def _make_whole(shares: list[TenantShare], total: int) -> None:
+    """Let costs be whole nanoseconds that add up to ``total``: each running sum is rounded, and the last one is the total."""
+    running, before = 0.0, 0
+    for share in shares:
+        running += share.cost_ns
+        whole = total if share is shares[-1] else round(running)
+        share.cost_ns, before = whole - before, whole

@@ -1,8 +1,8 @@
 """What an engine tells costspan: the whole contract between the two.
 
 An engine calls one observer. All calls but :meth:`EngineObserver.closed` come from the engine's own thread, in the order in
-which things happen, and none blocks or raises. Every ``*_ns`` is a reading of :func:`costspan.clock.now_ns`: nanoseconds since
-the Unix epoch on a monotonic clock.
+which things happen, and none blocks or raises. What is handed over is the observer's: the engine does not change it any more.
+Every ``*_ns`` is a reading of :func:`costspan.clock.now_ns`: nanoseconds since the Unix epoch on a monotonic clock.
 
 The order within one turn of the engine's loop is::
 
@@ -197,11 +197,13 @@ class Step:
         duration_ns: T, as the executor measured it (CUDA events on a GPU).
         chunks: The prompt pieces in it.
         bound: What kept the head of the waiting queue out.
-        blocks: KV blocks held, by tenant (cached blocks that nobody references are not held). Read before the call returns.
+        blocks: KV blocks held, by tenant (cached blocks that nobody references are not held).
         bursts: Decoding requests that computed drafts.
         experts: Tokens routed to each expert, added up over layers; empty for a dense model.
         expert_skew: The busiest expert's load over the mean, averaged over layers: 1 is even. 0 for a dense model.
         padding: Rows that were computed as if they were decoding sequences, and are nobody's (a CUDA graph has fixed sizes).
+        decoding: Requests that decoded in it; -1 where the engine does not count them. With it, a ledger that lost some of what
+            it was told knows how many strangers it has in the batch.
     """
 
     index: int
@@ -215,6 +217,7 @@ class Step:
     experts: Sequence[int] = ()
     expert_skew: float = 0.0
     padding: int = 0
+    decoding: int = -1
 
 
 @dataclass(frozen=True, slots=True)

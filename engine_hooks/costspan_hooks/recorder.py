@@ -1,201 +1,73 @@
-"""The observer that an engine is given: keeps the ledger on the engine's thread and ships its records from another."""
+"""The observer that an engine is given: one entry in a ring for each call, and everything else on other threads."""
 
 from __future__ import annotations
 
-import logging
-import threading
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable
-from functools import partial
-from typing import TypeVar
 
-import pyarrow as pa
-
-from costspan.delivery import Delivery
-from costspan.tracing import make_provider
 from costspan_hooks import wire
+from costspan_hooks.bookkeeper import Bookkeeper
 from costspan_hooks.heartbeat import Heartbeat
-from costspan_hooks.ledger import StepLedger
+from costspan_hooks.meters import find_meter
 from costspan_hooks.observer import Admission, EngineInfo, Removal, RequestInfo, Step
-from costspan_hooks.records import AttemptRecord, EngineRecord, EvictionRecord, LedgerRecord, SampleRecord, StepRecord
-from costspan_hooks.spans import PhaseSpans
-
-_logger = logging.getLogger("costspan")
-
-PERIOD_S = 0.25
-"""How often records are shipped."""
-BACKLOG = 500_000
-"""Records kept while the collector is away; beyond it new ones are counted as lost."""
-BATCH = 20_000
-"""Records in one delivery at the most."""
-LAST_WORDS_S = 10.0
-"""How long a stopped engine tries to deliver what is left."""
-
-_Record = LedgerRecord | SampleRecord
-_Closing = tuple[str, int, int]  # request_id, sent_ns, delivered_tokens
-_T = TypeVar("_T")
-_TABLES = {
-    EngineRecord: "engines",
-    AttemptRecord: "attempts",
-    StepRecord: "steps",
-    EvictionRecord: "evictions",
-    SampleRecord: "gpu_samples",
-}
+from costspan_hooks.shipper import Shipper
 
 
 class Recorder:
     """An :class:`~costspan_hooks.observer.EngineObserver` that delivers to a collector.
 
-    The engine's thread only appends to a queue; Arrow, spans and HTTP happen on the recorder's own thread.
-
     Args:
-        collector: Base URL of the collector.
+        collector: Base URL of the collector, or of a sidecar's socket.
         project: Boundary of keys and rows.
         device_kind: The name that the price book knows the device by.
+        gpus: How many of the GPUs that this process sees it computes on, the first ones; ``None`` for all.
     """
 
-    def __init__(self, *, collector: str, project: str, device_kind: str) -> None:
+    def __init__(self, *, collector: str, project: str, device_kind: str, gpus: int | None = None) -> None:
         client = uuid.uuid4().hex
-        self._origin = wire.Origin(project, client, device_kind)
-        self._deliveries = {
-            table: Delivery(collector, project=project, client=client, stream=table) for table in _TABLES.values()
-        }
-        self._provider = make_provider(endpoint=collector, project=project, service="costspan-engine", client=client)
-        self._spans = PhaseSpans(self._provider)
-        self._queue: deque[_Record | _Closing] = deque()
-        self._lost: Counter[str] = Counter()
-        self._removed: dict[str, AttemptRecord] = {}  # waiting for the server's word
-        self._closed: dict[str, _Closing] = {}  # waiting for the engine's
-        self._ended = threading.Event()
-        self._ledger = StepLedger(self._keep)
-        self._heartbeat = Heartbeat(device_kind, client, self._keep)
+        self._shipper = Shipper(collector, wire.Origin(project, client, device_kind))
+        self._keeper = Bookkeeper(self._shipper.keep, self._shipper.lose, find_meter(gpus))
+        self._put, self._ledger = self._keeper.ring.put, self._keeper.ledger
+        self._heartbeat = Heartbeat(device_kind, client, self._shipper.keep, gpus=gpus)
         self._heartbeat.start()
-        self._shipper = threading.Thread(target=self._ship_until_ended, name="costspan-recorder")
-        self._shipper.start()
-
-    # --- the engine's thread -----------------------------------------------------------------------------------------
 
     def ready(self, started_ns: int, ready_ns: int, engine: EngineInfo) -> None:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""
-        self._ledger.ready(started_ns, ready_ns, engine)
+        self._put(self._ledger.ready, started_ns, ready_ns, engine)
 
     def enqueued(self, request: RequestInfo) -> None:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""
-        self._ledger.enqueued(request)
+        self._put(self._ledger.enqueued, request)
 
     def admitted(self, admission: Admission) -> None:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""
-        self._ledger.admitted(admission)
+        self._put(self._ledger.admitted, admission)
 
     def preempted(self, request_id: str, at_ns: int, culprit: str) -> None:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""
-        self._ledger.preempted(request_id, at_ns, culprit)
+        self._put(self._ledger.preempted, request_id, at_ns, culprit)
 
     def evicted(self, at_ns: int, victim: str, culprit: str, tokens: int) -> None:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""
-        self._ledger.evicted(at_ns, victim, culprit, tokens)
+        self._put(self._ledger.evicted, at_ns, victim, culprit, tokens)
 
     def step(self, step: Step) -> None:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""
-        self._ledger.step(step)
+        self._put(self._ledger.step, step)
 
     def idle(self, start_ns: int, end_ns: int) -> None:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""
-        self._ledger.idle(start_ns, end_ns)
+        self._put(self._ledger.idle, start_ns, end_ns)
 
     def removed(self, removal: Removal) -> None:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""
-        self._ledger.removed(removal)
+        self._put(self._ledger.removed, removal)
 
     def closed(self, request_id: str, sent_ns: int, delivered_tokens: int) -> None:
         """See :class:`~costspan_hooks.observer.EngineObserver`."""
-        self._queue.append((request_id, sent_ns, delivered_tokens))
+        self._shipper.closed(request_id, sent_ns, delivered_tokens)
 
     def stopped(self, at_ns: int) -> None:
         """End the books and deliver what is left; returns when that is done or given up."""
-        self._ledger.stopped(at_ns)
+        self._keeper.stop(at_ns)
         self._heartbeat.stop()
-        self._ended.set()
-        self._shipper.join(LAST_WORDS_S)
-        for delivery in self._deliveries.values():
-            delivery.close()
-        self._shipper.join()
-
-    def _keep(self, record: _Record) -> None:
-        if len(self._queue) < BACKLOG:
-            self._queue.append(record)
-        else:
-            self._lost[_TABLES[type(record)]] += 1
-
-    # --- the recorder's thread ---------------------------------------------------------------------------------------
-
-    def _ship_until_ended(self) -> None:
-        while not self._ended.wait(PERIOD_S):
-            self._ship()
-        self._ship()
-        self._ship_attempts([self._emit(record, record.removal.at_ns, 0) for record in self._removed.values()])
-        self._provider.shutdown()
-
-    def _ship(self) -> None:
-        while self._queue:
-            batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-            self._ship_attempts(self._join(batch))
-            steps = [record for record in batch if isinstance(record, StepRecord)]
-            self._send("steps", partial(wire.steps, self._origin), steps)
-            evictions = [record for record in batch if isinstance(record, EvictionRecord)]
-            self._send("evictions", partial(wire.evictions, self._origin), evictions)
-            engines = [record for record in batch if isinstance(record, EngineRecord)]
-            self._send("engines", partial(wire.engines, self._origin), engines)
-            samples = [record for record in batch if isinstance(record, SampleRecord)]
-            self._send("gpu_samples", partial(wire.gpu_samples, self._origin.project), samples)
-
-    def _join(self, batch: list[_Record | _Closing]) -> list[wire.Delivered]:
-        """Attempts of which both ends are now known: the engine's and the server's, in whichever order they came."""
-        joined = []
-        for record in batch:
-            if isinstance(record, AttemptRecord):
-                request_id = record.request.request_id
-                closing = self._closed.pop(request_id, None)
-                if closing is None and record.request.has_server:
-                    self._removed[request_id] = record
-                    continue
-                _, sent_ns, tokens = closing or (request_id, record.removal.at_ns, record.removal.output_tokens)
-                joined.append(self._emit(record, sent_ns, tokens))
-            elif isinstance(record, tuple):
-                request_id, sent_ns, tokens = record
-                removed = self._removed.pop(request_id, None)
-                if removed is None:
-                    self._closed[request_id] = record
-                    if len(self._closed) > BACKLOG:  # closings whose attempts were lost; dictionaries keep their order
-                        del self._closed[next(iter(self._closed))]
-                else:
-                    joined.append(self._emit(removed, sent_ns, tokens))
-        return joined
-
-    def _emit(self, record: AttemptRecord, sent_ns: int, tokens: int) -> wire.Delivered:
-        return self._spans.emit(record, sent_ns, tokens)
-
-    def _ship_attempts(self, rows: list[wire.Delivered]) -> None:
-        self._send("attempts", partial(wire.attempts, self._origin), rows)
-
-    def _send(self, table: str, make: Callable[[list[_T]], pa.Table], records: list[_T]) -> None:
-        if not records:
-            return
-        delivery = self._deliveries[table]
-        lost = self._lost.pop(table, 0)
-        if lost:
-            delivery.lost(lost)
-            _logger.error("lost %d rows of %s while the collector was away", lost, table)
-        try:
-            rows = make(records)
-        except Exception:
-            # An engine reported what no row can hold, a negative count say. The next batch must still go.
-            _logger.exception("lost %d rows of %s that cannot be written down", len(records), table)
-            delivery.lost(len(records))
-            return
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema) as writer:
-            writer.write_table(rows)
-        body = sink.getvalue().to_pybytes()
-        delivery.send(f"/v1/ledger/{table}", body, "application/vnd.apache.arrow.stream", len(records))
+        self._shipper.stop()

@@ -27,10 +27,10 @@ class Segment:
     tokens: int = 0
     context: int = 0
     cost_ns: int = 0
-    solo_ns: float = 0.0
-    interference_ns: float = 0.0
-    deviation_ns: float = 0.0
-    host_gap_ns: float = 0.0
+    solo_ns: int = 0
+    interference_ns: int = 0
+    deviation_ns: int = 0
+    host_gap_ns: int = 0
     waste: str = ""
     waste_ns: int = 0
     culprit: str = ""
@@ -84,7 +84,7 @@ class StepRecord:
     decode_tokens: int = 0
     drafted_tokens: int = 0
     padding: int = 0
-    padding_ns: float = 0.0
+    padding_ns: int = 0
     energy_j: float | None = None
     predicted_ns: float = 0.0
     unit: Coefficients = NOTHING

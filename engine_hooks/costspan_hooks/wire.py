@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from costspan.semconv import Phase
 from costspan_hooks.observer import Batching
@@ -79,6 +80,39 @@ class Origin:
     project: str
     engine: str
     device_kind: str
+
+
+MEDIA_TYPE = "application/vnd.apache.arrow.stream"
+"""What :func:`encode` makes."""
+
+_LATER = {
+    *("adapter", "latency_class", "priority", "block_ns", "drafted_tokens", "accepted_tokens", "prefix", "energy_j"),
+    *("expert_tokens", "expert_skew", "prefill_pairs", "decode_seqs", "decode_tokens", "padding", "padding_ns"),
+    *("utilization", "memory_bytes", "memory_total_bytes", "power_w"),
+    *("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "throttle"),
+}
+"""Columns with a default in the store, or that may be null: a payload may leave them out."""
+
+
+def encode(rows: pa.Table) -> bytes:
+    """A table as an Arrow IPC stream, without columns that say nothing in any row: each would cost as much as several rows."""
+    silent = [name for name in rows.column_names if name in _LATER and _says_nothing(rows.column(name))]
+    rows = rows.drop_columns(silent)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return sink.getvalue().to_pybytes()
+
+
+def _says_nothing(column: pa.ChunkedArray[Any]) -> bool:
+    """Whether every value is its type's default: null where there may be any, else zero, "" or nothing."""
+    if column.null_count:
+        return column.null_count == len(column)
+    if pa.types.is_list(column.type):
+        column = pc.list_value_length(column)
+    elif pa.types.is_string(column.type):
+        column = pc.binary_length(column)
+    return bool(pc.max(pc.abs(column)).as_py() == 0)
 
 
 _UNKNOWN = Batching("", "", 0, 0, 0, 0, prefix_cache=False, tenant_max_seqs=0, draft_tokens=0, max_context=0, prefix_grain=0)
@@ -175,7 +209,7 @@ def steps(origin: Origin, rows: Sequence[StepRecord]) -> pa.Table:
             "decode_seqs": _column(rows, "decode_seqs", U16),
             "decode_tokens": _column(rows, "decode_tokens", INT),
             "padding": _column(rows, "padding", U16),
-            "padding_ns": _column(rows, "padding_ns", REAL),
+            "padding_ns": _column(rows, "padding_ns", INT),
             "energy_j": _column(rows, "energy_j", REAL),
         }
     )

@@ -366,12 +366,8 @@ class Ledger:
         ]
 
     def _post(self, table: str, rows: pa.Table) -> None:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema) as writer:
-            writer.write_table(rows)
         sender = Delivery(self._collector, project=self._project, client=self._client, stream=table, patience_s=20)
-        body = sink.getvalue().to_pybytes()
-        assert sender.send(f"/v1/ledger/{table}", body, "application/vnd.apache.arrow.stream", rows.num_rows), table
+        assert sender.send(f"/v1/ledger/{table}", wire.encode(rows), wire.MEDIA_TYPE, rows.num_rows), table
 
 
 def _cut(segments: list[Segment], hole_ns: int) -> None:

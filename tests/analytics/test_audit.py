@@ -220,10 +220,6 @@ _MONEY = pl.Decimal(38, 12)
 
 
 def send(sample: Sample, project: str, table: str, rows: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
     sender = Delivery(sample.collector, project=project, client=f"test-{table}", stream=table)
-    body = sink.getvalue().to_pybytes()
-    assert sender.send(f"/v1/ledger/{table}", body, "application/vnd.apache.arrow.stream", rows.num_rows)
+    assert sender.send(f"/v1/ledger/{table}", wire.encode(rows), wire.MEDIA_TYPE, rows.num_rows)
     wait_stored(sample.collector)

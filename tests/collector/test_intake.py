@@ -239,6 +239,12 @@ def test_health_and_metrics(collector: Running) -> None:
     assert httpx.get(collector.url + "/ready", trust_env=False).status_code == 200
     text = httpx.get(collector.url + "/metrics", trust_env=False).text
     assert "costspan_collector_store_up 1" in text
+    before = health["streams"]["spans"]["wire_bytes"]
+    packed = {"content-encoding": "gzip"}
+    assert collector.post("/v1/traces", b"no gzip", headers=packed).status_code == 400
+    body = gzip.compress(spans(4, seed=99).body)
+    assert collector.post("/v1/traces", body, headers=packed).status_code == 200
+    assert collector.health()["streams"]["spans"]["wire_bytes"] == before + len(body)
     assert (
         '# TYPE costspan_collector_accepted_items_total counter\ncostspan_collector_accepted_items_total{stream="spans"} '
         in text

@@ -7,6 +7,9 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import UnixStreamServer
 
 import pytest
 
@@ -148,9 +151,64 @@ def test_threads_share_a_sender(receiver: Receiver, delivery: Delivery) -> None:
     assert numbers(receiver) == [(number, 1, number) for number in range(1, 81)]
 
 
+@pytest.fixture
+def sidecar(tmp_path: Path) -> Iterator[Path]:
+    """The path of a Unix socket that answers the second POST, and the first with 503."""
+
+    class Handler(BaseHTTPRequestHandler):
+        statuses = iter((503, 200))
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(next(self.statuses) if (self.path, body) == ("/v1/traces", b"body") else 400)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class names it so)
+            pass
+
+    with UnixStreamServer(str(tmp_path / "a socket"), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield tmp_path / "a socket"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("spelled", ["unix://{}", "unix:{}"])
+def test_a_sidecar_is_reached_over_its_socket_and_through_no_proxy(
+    sidecar: Path, spelled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    delivery = Delivery(
+        spelled.format(str(sidecar).replace(" ", "%20")), project="p", client="c", stream="spans", patience_s=10
+    )
+    assert delivery.send("/v1/traces", b"body", "text/plain", 1)
+
+
+def test_a_sidecar_that_is_away_is_said_once_and_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    delivery = Delivery(f"unix://{tmp_path}/s", project="p", client="c", stream="steps", patience_s=0.5)
+    assert not delivery.send("/p", b"1", "text/plain", 4)
+    away, gave_up = (record.message for record in caplog.records)
+    assert away.startswith(f"cannot reach the collector at unix://{tmp_path}/s, trying on: ")
+    assert "No such file or directory" in away
+    assert gave_up == "gave up a payload of 4 steps"
+
+
 @pytest.mark.parametrize(
     ("endpoint", "project"),
-    [("localhost:4318", "p"), ("ftp://host", "p"), ("http://", "p"), ("http://h", ""), ("http://h", "a\nb"), ("http://h", "é")],
+    [
+        ("localhost:4318", "p"),
+        ("ftp://host", "p"),
+        ("http://", "p"),
+        ("http://h", ""),
+        ("http://h", "a\nb"),
+        ("http://h", "é"),
+        ("unix://", "p"),
+        ("unix://run/sidecar.sock", "p"),
+        ("unix:sidecar.sock", "p"),
+        ("unix:///" + "s" * 107, "p"),
+    ],
 )
 def test_a_setting_that_cannot_work_is_refused_in_one_sentence(endpoint: str, project: str) -> None:
     with pytest.raises(SettingError) as refusal:

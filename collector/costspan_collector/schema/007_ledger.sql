@@ -40,7 +40,7 @@ ALTER TABLE steps
     ADD COLUMN IF NOT EXISTS decode_seqs UInt16 DEFAULT 0,
     ADD COLUMN IF NOT EXISTS decode_tokens Int64 DEFAULT 0,
     ADD COLUMN IF NOT EXISTS padding UInt16 DEFAULT 0,                    -- rows computed for nobody
-    ADD COLUMN IF NOT EXISTS padding_ns Float64 DEFAULT 0,                -- their share of duration_ns; with the tenants' it sums to T
+    ADD COLUMN IF NOT EXISTS padding_ns Int64 DEFAULT 0,                  -- their share of duration_ns; with the tenants' it sums to T
     ADD COLUMN IF NOT EXISTS energy_j Nullable(Float64) DEFAULT NULL;     -- of the step, gap and idle time of this row
 
 ALTER TABLE gpu_samples

@@ -1,0 +1,212 @@
+"""The way to a collector, or to a sidecar on this machine: one payload at a time, until it is settled."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.exceptions import NewConnectionError
+
+from costspan.errors import SettingError
+
+_logger = logging.getLogger("costspan")
+
+_TIMEOUT_S = (5.0, 10.0)  # to connect, to answer
+_TRANSIENT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+_BUSY = frozenset({429, 502, 503, 504})
+_FIRST_DELAY_S = 0.1
+_LONGEST_DELAY_S = 5.0
+_LONGEST_SOCKET_PATH = 107
+"""Bytes of a Unix socket's path on Linux, ``sun_path`` without its last zero."""
+
+
+class RefusedError(Exception):
+    """The other side will never take this payload; the text is the status in brackets and the reason."""
+
+
+class Channel:
+    """Sends payloads to one endpoint. Not for threads to share.
+
+    Args:
+        endpoint: Base URL such as ``http://127.0.0.1:4318``, or ``unix:///run/costspan.sock``.
+
+    Raises:
+        SettingError: The endpoint is neither.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.trouble = ""
+        """Why the last try failed; "" when it did not."""
+        self._session = requests.Session()
+        if endpoint.startswith("unix:"):
+            self._base = "http://sidecar"  # its host goes nowhere but into the Host header
+            self._session.mount(self._base, _UnixAdapter(_socket_path(endpoint)))
+            self._session.trust_env = False  # a proxy would be sent an absolute URL
+        else:
+            self._base = _checked_url(endpoint)
+        self._told = False
+
+    def send(
+        self, path: str, body: bytes, headers: Mapping[str, str], closed: threading.Event, patience_s: float = math.inf
+    ) -> bool:
+        """Send one payload until it is settled.
+
+        Connection errors, timeouts and the statuses 429, 502, 503 and 504 are tried again, with growing pauses or those that
+        the other side asks for.
+
+        Args:
+            path: Where on the endpoint, such as ``/v1/traces``.
+            body: The payload.
+            headers: Its headers.
+            closed: Ends the trying at the next pause.
+            patience_s: How long to try, in seconds.
+
+        Returns:
+            Whether it was acknowledged; if not, patience ended or ``closed`` was set.
+
+        Raises:
+            RefusedError: It must not be sent again as it is.
+        """
+        deadline = time.monotonic() + patience_s
+        delay_s = _FIRST_DELAY_S
+        while not closed.is_set():
+            asked_s = self._try(path, body, headers)
+            if asked_s is None:
+                return True
+            pause_s = max(asked_s, delay_s * random.uniform(0.5, 1.0))  # noqa: S311  (jitter)
+            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+            if time.monotonic() + pause_s > deadline:
+                break
+            closed.wait(pause_s)
+        return False
+
+    def _try(self, path: str, body: bytes, headers: Mapping[str, str]) -> float | None:
+        """Send once: ``None`` when it was acknowledged, else how many seconds to wait at least."""
+        try:
+            response = self._session.post(
+                self._base + path, data=body, headers=headers, timeout=_TIMEOUT_S, allow_redirects=False
+            )
+        except _TRANSIENT as error:
+            self.trouble = _reason(error)
+            if not self._told:
+                self._told = True
+                _logger.warning("cannot reach the collector at %s, trying on: %s", self.endpoint, self.trouble)
+            return 0.0
+        except requests.RequestException as error:
+            raise RefusedError(f"(it cannot be sent): {error}") from error
+        self.trouble, self._told = "", False
+        if response.status_code // 100 == 2:
+            return None
+        sentence = _sentence_of(response)
+        if response.status_code in _BUSY:
+            self.trouble = f"({response.status_code}) {sentence}"
+            return _retry_after_s(response.headers.get("Retry-After"))
+        raise RefusedError(f"({response.status_code}): {sentence}")
+
+
+class _UnixConnection(HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    socket_path = ""
+
+    def _new_conn(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(_TIMEOUT_S[0])
+        try:
+            connection.connect(self.socket_path)
+        except OSError as error:
+            connection.close()
+            raise NewConnectionError(self, f"{self.socket_path}: {error.strerror or error}") from error
+        return connection
+
+
+class _UnixAdapter(HTTPAdapter):
+    """Sends every request to one Unix socket, whatever host its URL names."""
+
+    def __init__(self, socket_path: str) -> None:
+        self._pool = HTTPConnectionPool("sidecar")
+        self._pool.ConnectionCls = type("Connection", (_UnixConnection,), {"socket_path": socket_path})
+        super().__init__()
+
+    def get_connection_with_tls_context(self, *_args: Any, **_kwargs: Any) -> HTTPConnectionPool:
+        """The one pool there is (requests 2.32 and later)."""
+        return self._pool
+
+    def get_connection(self, *_args: Any, **_kwargs: Any) -> HTTPConnectionPool:
+        """The one pool there is (requests before 2.32)."""
+        return self._pool
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._pool.close()
+        super().close()
+
+
+def _checked_url(endpoint: str) -> str:
+    parts = urlsplit(endpoint)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise SettingError(
+            f"the collector's endpoint {endpoint!r} is not a URL such as http://127.0.0.1:4318 or unix:///run/costspan.sock"
+        )
+    return endpoint.rstrip("/")
+
+
+def _socket_path(endpoint: str) -> str:
+    parts = urlsplit(endpoint)
+    path = unquote(parts.path)
+    if parts.netloc or not path.startswith("/"):
+        raise SettingError(f"the sidecar's endpoint {endpoint!r} is not an absolute path such as unix:///run/costspan.sock")
+    return check_socket_path(path)
+
+
+def check_socket_path(path: str) -> str:
+    """The path, if a Unix socket can have it.
+
+    Raises:
+        SettingError: It is too long.
+    """
+    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+        raise SettingError(f"the socket's path {path!r} is longer than {_LONGEST_SOCKET_PATH} bytes: choose a shorter one")
+    return path
+
+
+def _reason(error: requests.RequestException) -> str:
+    """What is wrong, without the layers of retrying that report it."""
+    inner = error.args[0] if error.args else error
+    return str(getattr(inner, "reason", inner))
+
+
+def _sentence_of(response: requests.Response) -> str:
+    """Why the server refused: the ``error`` of a JSON body, such as the collector's, else the body itself."""
+    try:
+        return str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return response.text.strip()[:500] or response.reason
+
+
+def _retry_after_s(value: str | None) -> float:
+    """Seconds asked for by a ``Retry-After`` header, which holds a number or a date; 0 where it says neither."""
+    if value is None:
+        return 0.0
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    try:
+        return parsedate_to_datetime(value).timestamp() - time.time()
+    except ValueError:
+        return 0.0
