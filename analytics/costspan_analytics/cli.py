@@ -9,11 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
+import polars as pl
+from rich.console import Group, RenderableType
 
 from costspan_analytics import render
 from costspan_analytics.audit import Audit
 from costspan_analytics.book import Book
+from costspan_analytics.causal import Answer, causal_answers
+from costspan_analytics.causal.progress import progress
+from costspan_analytics.causal.table import causal_tables
 from costspan_analytics.errors import NotFoundError
 from costspan_analytics.explain import SLOWEST, Explanation
 from costspan_analytics.report import Weekly, publish, weekly_window
@@ -87,12 +91,24 @@ def explain(argv: list[str]) -> int:
     """One request: its phases, who delayed it, what it cost."""
     made = parser("explain", "One request: its phases, who delayed it, what it cost.")
     made.add_argument("id", help=f"a span, trace or engine request id, the beginning of one, or `{SLOWEST}`")
+    _add_causal(made)
     options = made.parse_args(argv)
     store = _known_store(options)
     timeline = Timeline.load(store)
     found = Explanation.load(store, timeline, Book.load(store, timeline), options.id)
-    _print(options, found.as_dict(), lambda: render.explain_tables(found))
+    causal = _replay(store, found.cohort, found.direct) if options.causal else []
+    document = found.as_dict() | {"causal": [each.as_dict() for each in causal]}
+    _print(options, document, lambda: Group(render.explain_tables(found), *causal_tables(causal, found.call["tenant"])))
     return 0
+
+
+def _add_causal(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--causal", action="store_true", help="replay what happened with and without each other tenant")
+
+
+def _replay(store: Store, cohort: pl.DataFrame, direct: pl.DataFrame) -> list[Answer]:
+    with progress("replaying") as show:
+        return causal_answers(store, cohort, direct, show=show)
 
 
 def cost(argv: list[str]) -> int:

@@ -6,6 +6,7 @@ CostspanError
     WindowError     a time that cannot be read
     NotFoundError   nothing in the store has that id
     ReportError     a report cannot be written
+    ReplayError     what was recorded cannot be replayed
 """
 
 from __future__ import annotations
@@ -31,3 +32,7 @@ class NotFoundError(AnalyticsError):
 
 class ReportError(AnalyticsError):
     """A report cannot be written."""
+
+
+class ReplayError(AnalyticsError):
+    """What was recorded cannot be replayed."""

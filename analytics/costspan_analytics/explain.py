@@ -73,6 +73,19 @@ class Explanation:
         return [(phase, self.call[phase] / MS) for phase in PHASES]
 
     @property
+    def cohort(self) -> pl.DataFrame:
+        """The engine request whose end was the call's: ``engine, request_id, enqueued_ns, removed_ns``; no row if none was."""
+        names = ("engine", "request_id", "enqueued_ns", "removed_ns")
+        rows = [tuple(attempt[name] for name in names) for attempt in self.attempts if attempt["final"]]
+        return pl.DataFrame(rows, dict(zip(names, (pl.String, pl.String, pl.Int64, pl.Int64), strict=True)), orient="row")
+
+    @property
+    def direct(self) -> pl.DataFrame:
+        """Direct blame by culprit, as :func:`~costspan_analytics.causal.causal_answers` takes it: ``engine, culprit, ms``."""
+        rows = [(engine, culprit, ms) for engine in self.cohort["engine"] for culprit, _, ms in self.delays]
+        return pl.DataFrame(rows, {"engine": pl.String, "culprit": pl.String, "ms": pl.Float64}, orient="row")
+
+    @property
     def aborts(self) -> list[tuple[str, float]]:
         """The three clocks of a cancellation, in milliseconds after the call began; empty for a whole answer."""
         start, left = self.call["call_start_ns"], self.call["call_abort_ns"]

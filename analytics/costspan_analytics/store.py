@@ -73,7 +73,8 @@ class Store:
     """A project's rows in a window of time.
 
     Args:
-        url: ClickHouse's HTTP address, or that of an embedded store: ``http://user:password@host:port/database``.
+        url: ClickHouse's HTTP address, or that of an embedded store: ``http://user:password@host:port/database``; or a
+            connection to either that is there already.
         project: Whose rows.
         window: Of which time.
 
@@ -81,10 +82,10 @@ class Store:
         StoreError: Nothing answers there.
     """
 
-    def __init__(self, url: str, project: str, window: Window | None = None) -> None:
+    def __init__(self, url: str | Client, project: str, window: Window | None = None) -> None:
         self.project = project
         self.window = window or Window()
-        self._client = _connect(url)
+        self._client = _connect(url) if isinstance(url, str) else url
 
     def frame(self, name: str, **parameters: Any) -> pl.DataFrame:
         """The rows of the query in ``queries/{name}.sql``; project and window are given to it.

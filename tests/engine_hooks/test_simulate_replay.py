@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,9 @@ from costspan.semconv import LatencyClass, Outcome
 from costspan_engine.errors import ConfigError
 from costspan_engine.scheduler import Batch
 from costspan_engine.settings import EngineConfig, Policy
-from costspan_engine.simulate.executor import TICK, SimulatedExecutor, VirtualClock, load_of
+from costspan_engine.simulate.executor import TICK, SimulatedExecutor, StepTimes, VirtualClock, load_of
+from costspan_engine.simulate.replay import Replica
+from costspan_engine.simulate.tally import Served
 from costspan_engine.simulate.traffic import GRAIN, Arrival
 from costspan_hooks.cost_model import Coefficients, Load
 from costspan_hooks.ledger import StepLedger
@@ -229,3 +232,68 @@ def test_it_needs_no_torch() -> None:
         "sys.exit('torch' in sys.modules or 'fastapi' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- recorded traffic -------------------------------------------------------------------------------------------------
+
+CACHED = EngineConfig(max_num_seqs=4, max_batched_tokens=4096, kv_blocks=1000)
+
+
+def test_pieces_that_go_on_into_the_answer_make_the_next_turn_find_it() -> None:
+    first = Arrival(0, "acme", 50, 62, prefix=(7, 8, 9), grain=32, answered=True)
+    # Its prompt is all that was said before, and a question.
+    second = Arrival(10**9, "acme", 130, 20, prefix=(7, 8, 9, 4), grain=32, answered=True)
+    stranger = Arrival(2 * 10**9, "acme", 130, 20, prefix=(7, 5, 9, 4), grain=32, answered=True)
+
+    served, _ = run([first, second, stranger], CACHED)
+
+    assert [each.cached_tokens for each in served] == [0, 96, 32]
+
+
+@given(prompt=st.integers(1, 200), output=st.integers(1, 200), grain=st.sampled_from([16, 32, 64]), pieces=st.integers(0, 8))
+def test_what_an_observer_is_told_of_beginnings_replays_as_the_same_beginnings(
+    prompt: int, output: int, grain: int, pieces: int
+) -> None:
+    first = Arrival(0, "acme", prompt, output, prefix=tuple(range(pieces)), grain=grain, answered=True)
+    again = replace(first, at_ns=10**9)
+    books = Books()
+    served, _ = run([first, again], CACHED, observer=books)
+
+    told = [each.removal.prefix for each in books.records if isinstance(each, AttemptRecord)]
+    # A context of 10,000 tokens is told of by every third block.
+    replayed, _ = run([replace(each, prefix=tuple(told[at]), grain=48) for at, each in enumerate((first, again))], CACHED)
+
+    assert 0 <= served[1].cached_tokens - replayed[1].cached_tokens < 48
+    assert served[1].cached_tokens == min(pieces * grain, prompt - 1) // 16 * 16
+
+
+def test_a_cache_can_begin_warm_and_takes_what_came_last_first() -> None:
+    early, late = (Arrival(0, "acme", 480, 20, prefix=(name,), request_id=str(name)) for name in (1, 2))
+    asked = [Arrival(10 + at, "acme", 600, 5, prefix=(name,)) for at, name in enumerate((2, 1))]
+    small = EngineConfig(max_num_seqs=4, max_batched_tokens=4096, kv_blocks=40)
+    for config, found in ((CACHED, [464, 464]), (small, [464, 0])):
+        served: list[Served] = []
+        replica = Replica(SimulatedExecutor(times(), VirtualClock()), config, max_context=10_000, serve=served.append)
+        replica.warm([early, late])
+        assert replica.scheduler.blocks.used == 0
+
+        replica.run(asked)
+
+        assert [each.cached_tokens for each in served] == found
+
+
+def test_requests_keep_the_names_that_they_have() -> None:
+    books = Books()
+    run([replace(arrival(0, 10, 3), request_id="call-1"), arrival(1, 10, 3)], BIG, observer=books)
+
+    assert [each.request.request_id for each in books.records if isinstance(each, AttemptRecord)] == ["call-1", "r2"]
+
+
+def test_steps_of_a_kind_take_as_much_longer_as_was_measured() -> None:
+    plain = times()
+    three, four = Load(0, 0.0, 3, 300), Load(0, 0.0, 4, 400)
+    stretched = StepTimes(ROOFLINE, host_ns=1234, stretch={plain.kind(three): 1.5})
+
+    assert stretched.ticks(three, 7) == pytest.approx(1.5 * plain.ticks(three, 7), rel=1e-9)
+    assert stretched.ticks(four, 7) == plain.ticks(four, 7)
+    assert stretched.kind(Load(5, 12.5, 3, 300)) != stretched.kind(three)

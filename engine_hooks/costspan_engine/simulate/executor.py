@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 from costspan_engine.executor import Result
 from costspan_engine.scheduler import Batch
@@ -54,6 +55,14 @@ def load_of(batch: Batch) -> Load:
     )
 
 
+class StepKind(NamedTuple):
+    """Steps that are alike but for the lengths of prompts and contexts."""
+
+    regime: Regime
+    prefills: bool
+    decode_seqs: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Prices:
     """Coefficients in ticks; a pair's is half, since chunks have half pairs."""
@@ -65,13 +74,14 @@ class _Prices:
     decode_token: int
 
     @classmethod
-    def of(cls, unit: Coefficients) -> _Prices:
+    def of(cls, unit: Coefficients, stretch: float) -> _Prices:
+        ticks = stretch * TICK
         return cls(
-            max(TICK, round(unit.fixed * TICK)),
-            round(unit.prefill_token * TICK),
-            round(unit.prefill_pair * TICK / 2),
-            round(unit.decode_seq * TICK),
-            round(unit.decode_token * TICK),
+            max(TICK, round(unit.fixed * ticks)),
+            round(unit.prefill_token * ticks),
+            round(unit.prefill_pair * ticks / 2),
+            round(unit.decode_seq * ticks),
+            round(unit.decode_token * ticks),
         )
 
     def step(self, load: Load) -> int:
@@ -91,9 +101,17 @@ class StepTimes:
         roofline: Tells a step's regime, and what it costs unless ``fitted`` does.
         fitted: Coefficients by regime, as a real engine's steps gave them.
         host_ns: What the host needs between two steps.
+        stretch: What steps of a kind took over what the coefficients say, where that was measured; 1 elsewhere.
     """
 
-    def __init__(self, roofline: Roofline, fitted: Mapping[Regime, Coefficients] | None = None, *, host_ns: int) -> None:
+    def __init__(
+        self,
+        roofline: Roofline,
+        fitted: Mapping[Regime, Coefficients] | None = None,
+        *,
+        host_ns: int,
+        stretch: Mapping[StepKind, float] | None = None,
+    ) -> None:
         self.roofline = roofline
         self.host_ticks = host_ns * TICK
         self.coefficients: dict[Regime, Coefficients] = {
@@ -101,14 +119,25 @@ class StepTimes:
             "compute": roofline.coefficients("compute"),
             **(fitted or {}),
         }
-        self._prices = {regime: _Prices.of(unit) for regime, unit in self.coefficients.items()}
+        self._stretch = stretch or {}
+        self._prices: dict[StepKind, _Prices] = {}
+
+    def kind(self, load: Load) -> StepKind:
+        """What a step is alike with."""
+        return StepKind(self.roofline.regime(load), load.prefill_tokens > 0, load.decode_seqs)
+
+    def _priced(self, kind: StepKind) -> _Prices:
+        prices = self._prices.get(kind)
+        if prices is None:
+            prices = self._prices[kind] = _Prices.of(self.coefficients[kind.regime], self._stretch.get(kind, 1.0))
+        return prices
 
     def ticks(self, load: Load, steps: int = 1) -> int:
         """Ticks that so many steps take, each decoding sequence's context one token longer from step to step.
 
         They are an arithmetic series, so long as all are in the regime of the first (:meth:`lasting`).
         """
-        prices = self._prices[self.roofline.regime(load)]
+        prices = self._priced(self.kind(load))
         return steps * prices.step(load) + load.decode_seqs * prices.decode_token * (steps * (steps - 1) // 2)
 
     def span(self, load: Load, steps: int) -> int:

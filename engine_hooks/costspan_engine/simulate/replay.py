@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 from heapq import heappop, heappush
 
 from costspan.semconv import Outcome
@@ -15,7 +16,7 @@ from costspan_engine.sequence import Request, Sampling, Sequence
 from costspan_engine.settings import EngineConfig
 from costspan_engine.simulate.executor import TICK, SimulatedExecutor, load_of
 from costspan_engine.simulate.tally import Served
-from costspan_engine.simulate.traffic import GRAIN, Arrival
+from costspan_engine.simulate.traffic import Arrival
 from costspan_hooks.cost_model import Load
 from costspan_hooks.observer import EngineInfo, EngineObserver, Removal, RequestInfo, Step
 
@@ -65,6 +66,7 @@ class Replica:
         serve: Called with each request that has left.
         observer: Told everything, as an engine would tell it; with one, each step is taken by itself.
         stepwise: Take each step by itself without an observer too.
+        started_ns: When its loading began; it is ready at what the clock reads. Without, it needs none.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Replica:
         serve: Callable[[Served], None],
         observer: EngineObserver | None = None,
         stepwise: bool = False,
+        started_ns: int | None = None,
     ) -> None:
         if config.draft_tokens:
             raise ConfigError("draft_tokens is above 0; a simulation makes no text that could be guessed: set it to 0")
@@ -97,9 +100,10 @@ class Replica:
         self._aborts: list[tuple[int, str]] = []  # a heap
         self._leap: _Leap | None = None
         self._received = 0
-        self._observer.ready(
-            self._clock(), self._clock(), EngineInfo(executor.shape, executor.device, config.batching(self.max_context))
-        )
+        self._rules = config.batching(self.max_context)
+        ready_ns = self._clock()
+        info = EngineInfo(executor.shape, executor.device, self._rules)
+        self._observer.ready(ready_ns if started_ns is None else started_ns, ready_ns, info)
 
     @property
     def outstanding(self) -> int:
@@ -111,16 +115,33 @@ class Replica:
         """Time in which a step ran."""
         return self._busy_ticks // TICK
 
+    def warm(self, arrivals: Iterable[Arrival]) -> None:
+        """Put into the prefix cache what earlier requests left there, in the order in which they left; no time passes."""
+        blocks = self.scheduler.blocks
+        for arrival in arrivals:
+            seq = _Scripted(arrival, f"w{arrival.request_id}")
+            seq.tokens += seq.tokens[-1:] * arrival.output_tokens
+            if not blocks.admit(seq, blocks.lookup(seq)):
+                seq.computed = len(seq.tokens) - 1
+                blocks.register(seq)
+                blocks.release(seq)
+
     def offer(self, arrival: Arrival) -> bool:
         """Take a request in at its moment, not before :attr:`next_ns` has passed it; false when it is too long to serve."""
         if arrival.prompt_tokens + arrival.output_tokens > self.max_context:
             return False
         self._inbox.append(arrival)
         if self._leap is None:
-            self.next_ns = min(self.next_ns, arrival.at_ns)
+            self.next_ns = min(self.next_ns, max(arrival.at_ns, self._clock()))
         else:
             self._cut(self._leap, arrival.at_ns)
         return True
+
+    def cancel(self, request_id: str, at_ns: int) -> None:
+        """The client of a request leaves, at a moment that :attr:`next_ns` has not passed; one that has ended is left alone."""
+        heappush(self._aborts, (at_ns, request_id))
+        if self._leap is not None:
+            self._cut(self._leap, at_ns)
 
     def advance(self) -> None:
         """Take the loop's turn that is due at :attr:`next_ns`."""
@@ -134,7 +155,7 @@ class Replica:
             self._welcome(arrival)
         self._inbox.clear()
         while self._aborts and self._aborts[0][0] <= self._clock():
-            self._abort(heappop(self._aborts)[1])
+            self._abort(*heappop(self._aborts))
         self._depart()
 
     def run(self, arrivals: Iterable[Arrival]) -> None:
@@ -191,7 +212,8 @@ class Replica:
                     duration_ns=result.duration_ns,
                     chunks=batch.chunks(),
                     bound=batch.bound,
-                    blocks=self.scheduler.blocks.held,
+                    blocks=self.scheduler.blocks.held.copy(),
+                    decoding=len(batch.decodes),
                 )
             )
             progress = self.scheduler.complete(batch, result.tokens)
@@ -209,13 +231,13 @@ class Replica:
             self.scheduler.remove(progress.seq.request_id)
             self._end(progress.seq, Outcome.OK, progress.reason)
 
-    def _abort(self, request_id: str) -> None:
+    def _abort(self, left_ns: int, request_id: str) -> None:
         if seq := self.scheduler.remove(request_id):
-            self._end(seq, Outcome.CANCELLED, "abort")
+            self._end(seq, Outcome.CANCELLED, "abort", left_ns)
 
-    def _end(self, seq: Sequence, outcome: Outcome, reason: str) -> None:
+    def _end(self, seq: Sequence, outcome: Outcome, reason: str, left_ns: int = 0) -> None:
         at_ns = self._clock()
-        guest = self._guests.pop(seq.request_id)
+        guest, rules = self._guests.pop(seq.request_id), self._rules
         self._observer.removed(
             Removal(
                 request_id=seq.request_id,
@@ -223,9 +245,10 @@ class Replica:
                 outcome=outcome,
                 finish_reason=reason,
                 output_tokens=seq.output_tokens,
-                disconnect_ns=guest.arrival.abort_ns if outcome is Outcome.CANCELLED else 0,
+                disconnect_ns=left_ns,
                 disconnect_step=self.steps - 1 if outcome is Outcome.CANCELLED else -1,
                 block_ns=seq.block_ns,
+                prefix=seq.prefix(rules.block_size, rules.prefix_grain) if rules.prefix_cache else (),
             )
         )
         self._serve(
@@ -242,21 +265,43 @@ class Replica:
 
     def _welcome(self, arrival: Arrival) -> None:
         self._received += 1
-        request = _request(arrival, self._received)
-        self._guests[request.info.request_id] = _Guest(arrival)
-        self._observer.enqueued(request.info)
-        self.scheduler.add(Sequence(request))
+        seq = _Scripted(arrival, arrival.request_id or f"r{self._received}")
+        self._guests[seq.request_id] = _Guest(arrival)
+        self._observer.enqueued(seq.request.info)
+        self.scheduler.add(seq)
         if arrival.abort_ns:
-            heappush(self._aborts, (arrival.abort_ns, request.info.request_id))
+            heappush(self._aborts, (arrival.abort_ns, seq.request_id))
 
 
-def _request(arrival: Arrival, serial: int) -> Request:
-    """A prompt that begins with the tokens of its prefix and ends with some that no other has."""
-    own = -1 - serial
-    prompt = [piece for piece in arrival.prefix for _ in range(GRAIN)][: arrival.prompt_tokens - 1]
-    prompt += [own] * (arrival.prompt_tokens - len(prompt))
-    info = RequestInfo(
-        request_id=f"r{serial}",
+class _Scripted(Sequence):
+    """A sequence whose tokens mean nothing: which of its blocks equal another's is told by what its arrival begins with."""
+
+    __slots__ = ("_arrival",)
+
+    def __init__(self, arrival: Arrival, request_id: str) -> None:
+        # The token is below zero: it is in no vocabulary and ends nothing.
+        super().__init__(Request(_info(arrival, request_id), [-1] * arrival.prompt_tokens, Sampling(arrival.output_tokens)))
+        self._arrival = arrival
+
+    def block_hash(self, index: int, block_size: int) -> bytes:
+        """As of tokens: chained, so that equal hashes mean equal prefixes."""
+        while len(self.hashes) <= index:
+            parent = self.hashes[-1] if self.hashes else b""
+            content = self._content(len(self.hashes) * block_size, block_size).encode()
+            self.hashes.append(blake2b(parent + content, digest_size=16).digest())
+        return self.hashes[index]
+
+    def _content(self, start: int, size: int) -> str:
+        """What stands for tokens ``start`` to ``start + size``: the ids of their pieces, or its own name."""
+        arrival = self._arrival
+        if start + size > arrival.known_tokens:
+            return self.request_id
+        return repr(arrival.prefix[start // arrival.grain : -(-(start + size) // arrival.grain)])
+
+
+def _info(arrival: Arrival, request_id: str) -> RequestInfo:
+    return RequestInfo(
+        request_id=request_id,
         tenant=arrival.tenant,
         feature="",
         unit="",
@@ -271,4 +316,3 @@ def _request(arrival: Arrival, serial: int) -> Request:
         latency_class=arrival.latency_class,
         priority=arrival.priority,
     )
-    return Request(info, prompt, Sampling(max_tokens=arrival.output_tokens))

@@ -33,10 +33,13 @@ class Arrival:
         tenant: Whose.
         prompt_tokens: Length of its prompt.
         output_tokens: Length of its answer.
-        prefix: Ids of the pieces of :data:`GRAIN` tokens that its prompt begins with; equal ids are equal tokens.
+        prefix: Ids of the pieces of ``grain`` tokens that it begins with; equal ids after equal ids are equal tokens.
         abort_ns: When its client leaves; 0 for never.
         latency_class: Whether a person waits for it.
         priority: Within its class; the lower, the earlier.
+        grain: Tokens in a piece.
+        answered: Whether ``prefix`` goes on into its answer. If not, its prompt ends with a token that no other has.
+        request_id: What it is called; "" for a number.
     """
 
     at_ns: int
@@ -47,6 +50,15 @@ class Arrival:
     abort_ns: int = 0
     latency_class: LatencyClass = LatencyClass.INTERACTIVE
     priority: int = 0
+    grain: int = GRAIN
+    answered: bool = False
+    request_id: str = ""
+
+    @property
+    def known_tokens(self) -> int:
+        """Tokens, from its first on, that ``prefix`` tells the identity of."""
+        told = len(self.prefix) * self.grain
+        return told if self.answered else min(told, self.prompt_tokens - 1)
 
 
 @dataclass(frozen=True, slots=True)
