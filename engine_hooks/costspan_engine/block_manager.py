@@ -175,6 +175,14 @@ class BlockManager:
         seq.blocks = []
         seq.registered = 0
 
+    def flush(self) -> None:
+        """Forget what is cached. Sequences keep their blocks, and nobody is the culprit."""
+        for block in self._cached.values():
+            self._evict(block, "")
+        self._cached.clear()
+        self._free.extend(self._unreferenced)
+        self._unreferenced.clear()
+
     def _meter(self, seq: Sequence) -> None:
         """Bring its block-nanoseconds up to now, before it holds more or fewer."""
         at_ns = self._clock()
@@ -193,6 +201,7 @@ class BlockManager:
             index = self._free.popleft()
         else:
             index, _ = self._unreferenced.popitem(last=False)
+            del self._cached[self._blocks[index].key]
             self._evict(index, tenant)
         self._blocks[index].owner = tenant
         self._reference(index, tenant)
@@ -200,7 +209,6 @@ class BlockManager:
 
     def _evict(self, index: int, culprit: str) -> None:
         block = self._blocks[index]
-        del self._cached[block.key]
         self._evicted[block.key] = culprit
         if len(self._evicted) > self._evicted_limit:
             self._evicted.popitem(last=False)

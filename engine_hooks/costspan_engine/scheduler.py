@@ -15,7 +15,7 @@ from operator import attrgetter
 
 from costspan.clock import now_ns
 from costspan.semconv import Bound
-from costspan_engine.block_manager import BlockManager
+from costspan_engine.block_manager import BlockManager, Prefix
 from costspan_engine.drafter import Drafter
 from costspan_engine.sequence import Sequence
 from costspan_engine.settings import EngineConfig, Policy
@@ -245,34 +245,35 @@ class Scheduler:
                 return Bound.SEQ_SLOTS, budget
             if not budget:
                 return Bound.TOKEN_BUDGET, budget
-            while missing := self._place(seq):
+            at_ns = self._clock()
+            prefix, missing = self._place(seq)
+            while missing:
                 if yields or missing > sum(len(other.blocks) for other in self._yielding.values()):
                     return Bound.KV_BLOCKS, budget
                 budget += self._push_out(batch, seq.tenant)
                 gave_way = Bound.KV_BLOCKS
+                prefix, missing = self._place(seq)
             if len(self.running) >= self._config.max_num_seqs:
                 budget += self._push_out(batch, seq.tenant)
                 gave_way = Bound.SEQ_SLOTS
-            self._enter(seq)
+            self._enter(seq, prefix, at_ns)
             budget -= self._prefill(batch, seq, budget)
         if seq is None and self.waiting:
             return Bound.TENANT_CAP, budget
         return gave_way, budget
 
-    def _place(self, seq: Sequence) -> int:
-        """Give a waiting sequence its blocks and tell of its admission; or how many blocks are missing, and nothing is done."""
-        at_ns = self._clock()
+    def _place(self, seq: Sequence) -> tuple[Prefix, int]:
+        """Give a waiting sequence its blocks; or how many are missing, and nothing is done."""
         prefix = self.blocks.lookup(seq)
-        if missing := self.blocks.admit(seq, prefix):
-            return missing
+        return prefix, self.blocks.admit(seq, prefix)
+
+    def _enter(self, seq: Sequence, prefix: Prefix, at_ns: int) -> None:
+        """Take a sequence that has its place into the batch: whom it pushed out was told of since ``at_ns``, before it."""
         seq.computed = len(prefix.blocks) * self.blocks.block_size
         seq.prefill_end = len(seq.tokens)
         self._observer.admitted(
             Admission(seq.request_id, at_ns, self._clock(), seq.computed, prefix.evicted_tokens, prefix.evicted_by)
         )
-        return 0
-
-    def _enter(self, seq: Sequence) -> None:
         self.waiting.take(seq)
         if seq.cached_tokens < 0:  # what is computed again is not paid for again
             seq.cached_tokens = seq.computed

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import count
+from operator import attrgetter
 
 from costspan_engine.errors import ConfigError
 from costspan_engine.settings import EngineConfig
@@ -19,6 +21,33 @@ WINDOW_NS = 600 * 1_000_000_000
 HEADROOM = 0.8
 """Of a replica's slots, KV cache and time, what the busiest window may take on average: the rest is for its bursts."""
 _PROGRESS_EVERY = 500
+
+
+class Turns:
+    """Whose turn it is, of several replicas on one virtual time."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[int, int, Replica]] = []  # a heap; moments that no longer hold are passed over
+        self._serials = count()
+
+    @property
+    def next_ns(self) -> int:
+        """When the next turn is due; :data:`NEVER` when nobody has anything to do."""
+        while self._due and self._due[0][0] != self._due[0][2].next_ns:
+            heappop(self._due)
+        return self._due[0][0] if self._due else NEVER
+
+    def changed(self, replica: Replica) -> None:
+        """What is next for a replica may have changed: a request was offered or cancelled."""
+        if replica.next_ns < NEVER:
+            heappush(self._due, (replica.next_ns, next(self._serials), replica))
+
+    def take(self) -> None:
+        """Take the next turn."""
+        if self.next_ns < NEVER:
+            _, _, replica = heappop(self._due)
+            replica.advance()
+            self.changed(replica)
 
 
 class Fleet:
@@ -43,30 +72,25 @@ class Fleet:
             Replica(SimulatedExecutor(times, VirtualClock()), config, max_context=max_context, serve=self._serve)
             for _ in range(replicas)
         ]
-        self._due: list[tuple[int, int]] = []  # a heap of (moment, replica); those that no longer hold are passed over
+        self._turns = Turns()
 
     def run(self, arrivals: Iterable[Arrival], show: Callable[[int, int], None]) -> None:
         """Serve them all; ``show`` is told now and then how far it is: the virtual time and the requests that came."""
-        for count, arrival in enumerate(arrivals):
-            if count % _PROGRESS_EVERY == 0:
-                show(arrival.at_ns, count)
+        for number, arrival in enumerate(arrivals):
+            if number % _PROGRESS_EVERY == 0:
+                show(arrival.at_ns, number)
             self._advance(arrival.at_ns)
-            index = min(range(len(self.replicas)), key=lambda each: self.replicas[each].outstanding)
-            if self.replicas[index].offer(arrival):
-                heappush(self._due, (self.replicas[index].next_ns, index))
+            replica = min(self.replicas, key=attrgetter("outstanding"))
+            if replica.offer(arrival):
+                self._turns.changed(replica)
             else:
                 self.refused += 1
         self._advance(NEVER)
 
     def _advance(self, until_ns: int) -> None:
         """Take every turn that is due before a moment, in the order of time."""
-        while self._due and self._due[0][0] < until_ns:
-            at_ns, index = heappop(self._due)
-            replica = self.replicas[index]
-            if at_ns == replica.next_ns:
-                replica.advance()
-                if replica.next_ns < NEVER:
-                    heappush(self._due, (replica.next_ns, index))
+        while self._turns.next_ns < until_ns:
+            self._turns.take()
 
     def _serve(self, served: Served) -> None:
         self.end_ns = max(self.end_ns, served.end_ns)
