@@ -41,8 +41,14 @@ check: $(VENV)/.dev  ## lint, types, import contracts, then the tests
 	$(BIN)/lint-imports
 	$(MAKE) test
 
-bench: $(VENV)/.dev  ## measured figures, each beside a peer or a limit in the same run
-	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+# Each is a module of benchmarks/; `make bench-NAME` runs one, with ARGS.
+BENCHES := sdk ingest hooks cost-model engine simulator counterfactual
+
+bench: $(VENV)/.dev $(BENCHES:%=bench-%)  ## measured figures, each beside a peer or a limit in the same run
+
+bench-%: $(VENV)/.dev
+	@echo "== $*"
+	@$(BIN)/python -m benchmarks.$(subst -,_,$*) $(ARGS)
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis costspan-demo

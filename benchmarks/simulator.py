@@ -23,22 +23,18 @@ from pathlib import Path
 
 import torch
 
-from costspan.semconv import Outcome
+from benchmarks.cpu_engine import Ask, Books, CpuEngine
 from costspan_engine.compute.torch_executor import TorchExecutor
 from costspan_engine.models.presets import tiny
-from costspan_engine.null_observer import NullObserver
-from costspan_engine.scheduler import Scheduler
-from costspan_engine.sequence import Request, Sampling, Sequence
 from costspan_engine.settings import EngineConfig
-from costspan_engine.simulate.executor import SimulatedExecutor, StepTimes, VirtualClock, load_of
+from costspan_engine.simulate.executor import SimulatedExecutor, StepTimes, VirtualClock
 from costspan_engine.simulate.fleet import Fleet, Offered
 from costspan_engine.simulate.profiles import HOST_NS, Deployment, Model
 from costspan_engine.simulate.replay import Replica
 from costspan_engine.simulate.tally import Served, Tally, quantiles
 from costspan_engine.simulate.traffic import Arrival, Traffic
-from costspan_hooks.cost_model import CostModel, Regime, Roofline
-from costspan_hooks.devices import ONE_CORE
-from costspan_hooks.observer import RequestInfo
+from costspan_hooks.cost_model import Load, Roofline, fit
+from costspan_hooks.records import AttemptRecord
 
 SLICE = Path(__file__).parents[1] / "demo" / "costspan_demo" / "traces" / "azure_conversation.csv"
 STRETCH = 180
@@ -54,7 +50,6 @@ class Run:
 
     served: list[Served] = field(default_factory=list)
     busy_ns: int = 0
-    gaps: list[int] = field(default_factory=list)
 
     def figures(self) -> dict[str, float]:
         """What is compared, in milliseconds."""
@@ -87,75 +82,21 @@ def shrunk(rows: list[Arrival]) -> list[Arrival]:
     ]
 
 
-class CpuClock:
-    """Runs while this process computes, and jumps over the time in which it would have waited."""
-
-    def __init__(self) -> None:
-        self._skipped_ns = -time.process_time_ns()
-
-    def __call__(self) -> int:
-        """Nanoseconds since it was made."""
-        return time.process_time_ns() + self._skipped_ns
-
-    def wait(self, until_ns: int) -> None:
-        """Jump to a moment; it never goes back."""
-        self._skipped_ns += max(0, until_ns - self())
+def measured(executor: TorchExecutor, arrivals: Iterable[Arrival]) -> tuple[Run, Books]:
+    """Serve a stretch on the real executor."""
+    draw, rows, books = random.Random(SEED), list(arrivals), Books()
+    CpuEngine(executor, CPU, books).serve(
+        Ask(row.at_ns, row.tenant, draw.choices(range(0x20, 0x7F), k=row.prompt_tokens), row.output_tokens) for row in rows
+    )
+    ran = [step for step in books.steps if step.participants]
+    return Run([_served(record) for record in books.attempts], sum(step.duration_ns for step in ran)), books
 
 
-class Measured:
-    """The engine's scheduler over a real executor; its steps teach a cost model."""
-
-    def __init__(self, executor: TorchExecutor, model: CostModel) -> None:
-        self.run = Run()
-        self._executor = executor
-        self._model = model
-        self._clock = CpuClock()
-        self._scheduler = Scheduler(CPU, NullObserver(), self._clock)
-        self._arrivals: dict[str, Arrival] = {}
-        self._firsts: dict[str, tuple[int, int]] = {}
-        self._draw = random.Random(SEED)
-
-    def serve(self, arrivals: Iterable[Arrival]) -> Run:
-        """Serve a stretch."""
-        coming = list(reversed(list(arrivals)))
-        while coming or len(self._scheduler):
-            if not len(self._scheduler):
-                self._clock.wait(coming[-1].at_ns)
-            turn_ns = self._clock()
-            while coming and coming[-1].at_ns <= turn_ns:
-                self._scheduler.add(self._sequence(coming.pop()))
-            self._step(turn_ns)
-        return self.run
-
-    def _sequence(self, arrival: Arrival) -> Sequence:
-        name = str(len(self._arrivals))
-        self._arrivals[name] = arrival
-        prompt = self._draw.choices(range(0x20, 0x7F), k=arrival.prompt_tokens)
-        info = RequestInfo(name, arrival.tenant, "", "", 1, "", "", "tiny", len(prompt), 0, 0, has_server=False)
-        return Sequence(Request(info, prompt, Sampling(max_tokens=arrival.output_tokens)))
-
-    def _step(self, turn_ns: int) -> None:
-        """Compute one step; its turn of the loop began a moment ago."""
-        batch = self._scheduler.schedule()
-        load = load_of(batch)
-        start_ns = self._clock()
-        result = self._executor.launch(batch)()
-        end_ns = self._clock()
-        self.run.busy_ns += end_ns - start_ns
-        self._model.learn(self._model.regime(load), load, end_ns - start_ns)
-        for prefill in batch.prefills:
-            admitted_ns, _ = self._firsts.get(prefill.seq.request_id, (turn_ns, 0))
-            self._firsts[prefill.seq.request_id] = admitted_ns, end_ns
-        for each in self._scheduler.complete(batch, result.tokens):
-            if each.reason:
-                self._scheduler.remove(each.seq.request_id)
-                self._end(each.seq, end_ns)
-        self.run.gaps.append(start_ns - turn_ns + self._clock() - end_ns)
-
-    def _end(self, seq: Sequence, at_ns: int) -> None:
-        admitted_ns, first_ns = self._firsts[seq.request_id]
-        arrival = self._arrivals[seq.request_id]
-        self.run.served.append(Served(arrival, Outcome.OK, admitted_ns, first_ns, at_ns, seq.output_tokens, 0))
+def _served(record: AttemptRecord) -> Served:
+    request, removal = record.request, record.removal
+    arrival = Arrival(request.enqueued_ns, request.tenant, request.prompt_tokens, removal.output_tokens)
+    admitted_ns = record.segments[0].start_ns + record.segments[0].duration_ns
+    return Served(arrival, removal.outcome, admitted_ns, record.first_token_ns, removal.at_ns, removal.output_tokens, 0)
 
 
 def replayed(
@@ -187,16 +128,16 @@ def truth() -> None:
 
 def compare(executor: TorchExecutor) -> list[dict[str, float]]:
     """Measure both stretches, simulate both with the fit of the first; ratios by figure, for each stretch."""
-    roofline = Roofline(executor.shape, ONE_CORE)
-    model, unread = CostModel(roofline), CostModel(roofline)
-    first, second = stretches()
-    measured = [(Measured(executor, model).serve(first), first), (Measured(executor, unread).serve(second), second)]
-    regimes: tuple[Regime, ...] = ("memory", "compute")
-    host_ns = int(statistics.median(measured[0][0].gaps))
-    times = StepTimes(roofline, {regime: model.coefficients(regime) for regime in regimes}, host_ns=host_ns)
+    rows = stretches()
+    runs = [measured(executor, stretch) for stretch in rows]
+    steps = [step for step in runs[0][1].steps if step.participants]
+    loads = [Load(step.prefill_tokens, step.prefill_pairs, step.decode_seqs, step.decode_tokens) for step in steps]
+    roofline = Roofline(executor.shape, executor.device)
+    fitted = fit(roofline, loads, [step.duration_ns for step in steps])
+    times = StepTimes(roofline, fitted, host_ns=int(statistics.median(step.host_gap_ns for step in steps)))
     ratios = []
-    for run, rows in measured:
-        real, simulated = run.figures(), replayed(rows, times, CPU)[0].figures()
+    for (run, _), stretch in zip(runs, rows, strict=True):
+        real, simulated = run.figures(), replayed(stretch, times, CPU)[0].figures()
         ratios.append({name: simulated[name] / real[name] for name in real})
     return ratios
 

@@ -31,6 +31,7 @@ from costspan_demo.stack import MODEL, PROJECT, Stack
 from costspan_demo.tickets import Workload
 from costspan_demo.traffic import Tally, drive
 from costspan_demo.vendors import Meter
+from costspan_demo.weight import weigh
 
 _READY_S = 90.0
 _ENGINE_STOP_S = 40.0
@@ -139,6 +140,7 @@ def ask(stack: Stack) -> dict[str, Any]:
         "cost": cost_summary(book),
         "units": units_summary(store, book),
         "outcomes": dict(timeline.requests.group_by("outcome").len().sort("outcome").rows()),
+        "bytes_a_request": weigh(store, _health(stack)["streams"], max(1, timeline.requests.height)),
     }
 
 
@@ -151,7 +153,12 @@ def report(stack: Stack) -> dict[str, Any]:
 def _pending(stack: Stack) -> int | None:
     """Payloads that are not in the store yet; None when the collector does not say."""
     try:
-        with urllib.request.urlopen(f"{stack.collector_url}/health", timeout=5) as response:  # noqa: S310  (loopback)
-            return int(json.load(response)["pending_records"])
+        return int(_health(stack)["pending_records"])
     except (urllib.error.URLError, OSError):
         return None
+
+
+def _health(stack: Stack) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{stack.collector_url}/health", timeout=5) as response:  # noqa: S310  (loopback)
+        state: dict[str, Any] = json.load(response)
+        return state

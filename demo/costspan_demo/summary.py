@@ -56,6 +56,7 @@ def show(document: dict[str, Any], console: Console) -> None:
         _trouble_table(document["trouble"]),
     ):
         console.print(tables, highlight=False)
+    console.print(_weight(document["bytes_a_request"]), highlight=False)
     console.print("Report:", *document["report"]["files"].values(), highlight=False, soft_wrap=True)
 
 
@@ -134,6 +135,14 @@ def _wasted(answers: dict[str, Any], *categories: Waste) -> str:
     rows = {row["category"]: row for row in answers["waste"]["rows"]}
     found = [(category, rows.get(category, {"usd": 0.0, "tokens": 0})) for category in categories]
     return ", ".join(f"{category} {render.usd(row['usd'])} ({row['tokens']:,} tokens)" for category, row in found)
+
+
+def _weight(weights: dict[str, dict[str, float]]) -> str:
+    def said(where: str) -> str:
+        parts = ", ".join(f"{table} {each[where]:,.0f}" for table, each in weights.items())
+        return f"{sum(each[where] for each in weights.values()):,.0f} bytes ({parts})"
+
+    return f"A request with its phases and its share of the steps: {said('wire')} on the wire, {said('disk')} on disk.\n"
 
 
 def _trouble_table(troubles: list[dict[str, Any]]) -> Table:
