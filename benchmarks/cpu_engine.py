@@ -91,27 +91,30 @@ class CpuEngine:
 
     def __init__(self, executor: Executor, config: EngineConfig, observer: EngineObserver) -> None:
         self._executor, self._observer = executor, observer
-        self.start_ns = now_ns()
-        self._clock = CpuClock(self.start_ns)
+        self._clock = CpuClock(now_ns())
         self._scheduler = Scheduler(config, observer, self._clock)
         self._rules = config.batching(MAX_CONTEXT)
         self.steps = 0
         """How many it has run."""
         self._came = 0
+        at_ns = self._clock()
+        observer.ready(at_ns, at_ns, EngineInfo(executor.shape, executor.device, self._rules))
 
     def serve(self, asks: Iterable[Ask]) -> None:
-        """Serve traffic until nobody is left."""
-        ready_ns = self._clock()
-        info = EngineInfo(self._executor.shape, self._executor.device, self._rules)
-        self._observer.ready(self.start_ns, ready_ns, info)
+        """Serve traffic, whose moments count from now, until nobody is left."""
+        began_ns = self._clock()
         coming = sorted(asks, key=lambda ask: -ask.at_ns)
         while coming or len(self._scheduler):
             if not len(self._scheduler):
-                self._sleep(self.start_ns + coming[-1].at_ns)
+                self._sleep(began_ns + coming[-1].at_ns)
             turn_ns = self._clock()
-            while coming and self.start_ns + coming[-1].at_ns <= turn_ns:
-                self._welcome(coming.pop())
+            while coming and began_ns + coming[-1].at_ns <= turn_ns:
+                ask = coming.pop()
+                self._welcome(ask, began_ns + ask.at_ns)
             self._step()
+
+    def stop(self) -> None:
+        """End its books."""
         self._observer.stopped(self._clock())
 
     def _sleep(self, until_ns: int) -> None:
@@ -119,8 +122,8 @@ class CpuEngine:
         self._clock.wait(until_ns)
         self._observer.idle(start_ns, self._clock())
 
-    def _welcome(self, ask: Ask) -> None:
-        at_ns, name = self.start_ns + ask.at_ns, f"r{self._came:05d}"
+    def _welcome(self, ask: Ask, at_ns: int) -> None:
+        name = f"r{self._came:05d}"
         self._came += 1
         info = RequestInfo(
             name, ask.tenant, "", "", 1, "", "", "tiny", len(ask.prompt), at_ns, at_ns, False, "", ask.latency_class

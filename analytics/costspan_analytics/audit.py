@@ -19,7 +19,7 @@ TIME_LIMIT = 0.01
 MONEY_LIMIT = Decimal("0.001")
 """The share of the bill that may stay unexplained."""
 MICRODOLLAR = Decimal("0.000001")
-LEDGER = ("attempts", "evictions", "gpu_samples", "steps")
+LEDGER = ("attempts", "engines", "evictions", "gpu_samples", "steps")
 """The tables that engines fill, by the names of their streams."""
 
 

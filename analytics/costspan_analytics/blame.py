@@ -1,20 +1,27 @@
 """Direct blame: who was in the steps that a request sat through, and who held what it waited for (docs/ledger.md).
 
-Accounting, not yet cause: it is additive and conserves time, but leaves out what a delayed neighbour did in turn.
+Accounting, not yet cause: it is additive and conserves time, but leaves out what a delayed neighbour did in turn
+(:mod:`costspan_analytics.causal`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from costspan.semconv import Phase
-from costspan_analytics.steps import Floats, Steps
+from costspan.semconv import Mechanism, Phase, Waste
+from costspan_analytics.spans import QUEUED, Floats, Spans
 from costspan_analytics.store import Store
 
-_WAITS = {Phase.QUEUE, Phase.PREEMPTED}
+BATCH = 400
+"""Segments whose sums are asked for at once: three marks each, in one statement."""
+_REDONE = {
+    Waste.RECOMPUTED_EVICTION.value: Mechanism.EVICTION,
+    Waste.RECOMPUTED_PREEMPTION.value: Mechanism.PREEMPTION,
+}
 _SCHEMA = {
     "engine": pl.String,
     "request_id": pl.String,
@@ -23,6 +30,10 @@ _SCHEMA = {
     "mechanism": pl.String,
     "ns": pl.Float64,
 }
+_KEYS = ["engine", "request_id", "tenant", "culprit", "mechanism"]
+
+Delay = tuple[str, Mechanism, float]
+"""Culprit, mechanism, nanoseconds."""
 
 
 def blame(store: Store, segments: pl.DataFrame) -> pl.DataFrame:
@@ -35,18 +46,32 @@ def blame(store: Store, segments: pl.DataFrame) -> pl.DataFrame:
     Returns:
         Columns ``engine, request_id, tenant, culprit, mechanism, ns``. A culprit equal to the tenant is its own other traffic.
     """
-    rows: list[tuple[str, str, str, str, str, float]] = []
-    for (engine,), own in segments.filter(pl.col("step_first") >= 0).partition_by("engine", as_dict=True).items():
-        first, last = own["step_first"].min(), own["step_last"].max()
-        steps = Steps.load(store, engine, first, last)  # type: ignore[arg-type]
-        for segment in own.iter_rows(named=True):
-            rows += [
-                (engine, segment["request_id"], segment["tenant"], culprit, mechanism, ns)
-                for culprit, mechanism, ns in delays(segment, steps)
-            ]
-    frame = pl.DataFrame(rows, schema=_SCHEMA, orient="row")
-    keys = ["engine", "request_id", "tenant", "culprit", "mechanism"]
-    return frame.group_by(keys).agg(pl.col("ns").sum()).filter(pl.col("ns") > 0).sort(*keys)
+    pushed_out = pl.col("phase") == Phase.PREEMPTED.value
+    found = [_pushed_out(segments.filter(pushed_out))]
+    # In the order of steps, so that each statement looks at a stretch of its own.
+    ran = segments.filter(~pushed_out, pl.col("step_first") >= 0).sort("engine", "step_first")
+    for (engine,), own in ran.partition_by("engine", as_dict=True, maintain_order=True).items():
+        found += [_blame(store, str(engine), part) for part in own.iter_slices(BATCH)]
+    return pl.concat(found).group_by(_KEYS).agg(pl.col("ns").sum()).filter(pl.col("ns") > 0).sort(*_KEYS)
+
+
+def _pushed_out(waits: pl.DataFrame) -> pl.DataFrame:
+    """Waits after a preemption are all of the tenant's that took the blocks; its own, where an older row does not say whose."""
+    culprit = pl.when(pl.col("culprit") != "").then("culprit").otherwise("tenant").alias("culprit")
+    how, ns = pl.lit(Mechanism.PREEMPTION.value).alias("mechanism"), pl.col("duration_ns").cast(pl.Float64).alias("ns")
+    return waits.select("engine", "request_id", "tenant", culprit, how, ns)
+
+
+def _blame(store: Store, engine: str, segments: pl.DataFrame) -> pl.DataFrame:
+    waits = segments.filter(pl.col("phase") == Phase.QUEUE.value)["step_first"].to_list()
+    marks = [*(segments["step_first"] - 1), *segments["step_last"], *waits]
+    spans = Spans.load(store, engine, marks, waits)
+    rows = [
+        (engine, segment["request_id"], segment["tenant"], culprit, how.value, ns)
+        for segment in segments.iter_rows(named=True)
+        for culprit, how, ns in delays(segment, spans)
+    ]
+    return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
 
 
 def model_error(store: Store) -> dict[str, float]:
@@ -58,58 +83,55 @@ def model_error(store: Store) -> dict[str, float]:
     return dict(zip(("p50", "p90", "p99"), row["quantiles"], strict=True)) if row["steps"] else {}
 
 
-def delays(segment: dict[str, object], steps: Steps) -> Iterator[tuple[str, str, float]]:
-    """(culprit, mechanism, nanoseconds) for one segment.
+def delays(segment: dict[str, Any], spans: Spans) -> Iterator[Delay]:
+    """Who delayed one segment, and how.
 
-    A tenant delays by ``queue``, when it held what was waited for (its own cap holds back itself), or by ``prefill`` or
-    ``decode``, when its prompts or its decoding, drafts included, shared the steps.
-
-    In the batch they add up to the segment's interference. In the queue they add up to the time that steps took; what is left
-    of the wait was between steps.
+    In the batch they add up to the segment's interference, and to the part of its own work that it did a second time. In the
+    queue they add up to the time that steps took; what is left of the wait was between steps.
     """
-    rows = steps.rows(int(str(segment["step_first"])), int(str(segment["step_last"])))
-    if rows.start >= rows.stop:
+    if segment["phase"] == Phase.QUEUE.value:
+        yield from _queued(segment, spans)
         return
-    if segment["phase"] in _WAITS:
-        yield from _queued(segment, steps, rows)
-        return
-    prefill = steps.prefill[rows.stop] - steps.prefill[rows.start]
-    decode = steps.decode[rows.stop] - steps.decode[rows.start]
-    tenant = str(segment["tenant"])
-    if tenant in steps.tenants:
-        _leave_own_rest(prefill, decode, steps.tenants.index(tenant), segment)
-    yield from _named(steps, "prefill", prefill)
-    yield from _named(steps, "decode", decode)
+    yield from _shared(segment, spans)
+    if (how := _REDONE.get(segment["waste"])) and segment["cost_ns"]:
+        again = segment["solo_ns"] * segment["waste_ns"] / segment["cost_ns"]
+        yield segment["culprit"] or segment["tenant"], how, float(again)
 
 
-def _queued(segment: dict[str, object], steps: Steps, rows: slice) -> Iterator[tuple[str, str, float]]:
+def _queued(segment: dict[str, Any], spans: Spans) -> Iterator[Delay]:
     """Step time by holder, and to the tenant itself where its own cap kept it out."""
-    first = rows.start
-    length = steps.end[first] - steps.start[first]
-    passed = np.clip(int(str(segment["start_ns"])) - steps.start[first], 0, length)
-    waited = steps.waited[rows.stop] - steps.waited[first]
-    capped = float(steps.waited_for_cap[rows.stop, 0] - steps.waited_for_cap[first, 0])
-    # Of the step in flight at arrival only the rest was waited; its batch was made before, so no cap kept this one out of it.
-    if passed and steps.capped[first]:
-        capped -= float(length)
-        waited = waited + steps.held[first] * (length - passed)
-    else:
-        waited = waited - steps.held[first] * passed
-    yield from _named(steps, "queue", waited)
-    if capped > 0:
-        yield str(segment["tenant"]), "queue", capped
+    first, last = segment["step_first"], segment["step_last"]
+    start_ns, duration_ns = spans.times.get(first, (0, 0))  # a step that was lost was waited through by nobody
+    passed = min(max(0, segment["start_ns"] - start_ns), duration_ns)
+    after = first if passed else first - 1
+    for how in QUEUED:
+        held = spans.between(spans.waited[how], after, last)
+        if how is Mechanism.QUEUE_TENANT_CAP:
+            if capped := float(held.sum()):
+                yield segment["tenant"], how, capped
+        else:
+            yield from ((tenant, how, ns) for tenant, ns in spans.named(held))
+        if passed:
+            # Of the step in flight at arrival only the rest was waited; its batch was made before, so no cap kept this one out.
+            rest = spans.between(spans.waited[how], first - 1, first) * ((duration_ns - passed) / duration_ns)
+            said = Mechanism.QUEUE_STEP if how is Mechanism.QUEUE_TENANT_CAP else how
+            yield from ((tenant, said, ns) for tenant, ns in spans.named(rest))
 
 
-def _leave_own_rest(prefill: Floats, decode: Floats, own: int, segment: dict[str, object]) -> None:
+def _shared(segment: dict[str, Any], spans: Spans) -> Iterator[Delay]:
+    """Interference by whose prompts and whose decoding it was."""
+    after, last = segment["step_first"] - 1, segment["step_last"]
+    prefill, decode = spans.between(spans.prefill, after, last), spans.between(spans.decode, after, last)
+    if segment["tenant"] in spans.tenants:
+        _leave_own_rest(prefill, decode, spans.tenants.index(segment["tenant"]), float(segment["interference_ns"]))
+    for how, values in ((Mechanism.PREFILL, prefill), (Mechanism.DECODE, decode)):
+        yield from ((tenant, how, ns) for tenant, ns in spans.named(values))
+
+
+def _leave_own_rest(prefill: Floats, decode: Floats, own: int, interference_ns: float) -> None:
     """What the others did is theirs; of the request's own tenant only what the ledger's interference leaves over."""
-    others = float(prefill.sum() + decode.sum() - prefill[own] - decode[own])
-    rest = max(0.0, float(str(segment["interference_ns"])) - others)
     total = float(prefill[own] + decode[own])
-    scale = rest / total if total else 0.0
+    others = float(np.sum(prefill) + np.sum(decode)) - total
+    scale = max(0.0, interference_ns - others) / total if total else 0.0
     prefill[own] *= scale
     decode[own] *= scale
-
-
-def _named(steps: Steps, mechanism: str, values: Floats) -> Iterator[tuple[str, str, float]]:
-    for at in np.flatnonzero(values > 0):
-        yield steps.tenants[at], mechanism, float(values[at])

@@ -203,7 +203,7 @@ def _requests(parts: Iterable[Part], prices: PriceBook) -> Iterator[Posting]:
 
 def _engines(store: Store, prices: PriceBook) -> Iterator[Posting]:
     for row in store.frame("engine_time", changes=prices.changes).iter_rows(named=True):
-        for category in (Waste.IDLE, Waste.HOST_GAP, Waste.COLD_START):
+        for category in (Waste.IDLE, Waste.HOST_GAP, Waste.COLD_START, Waste.PADDING):
             yield _device_time(
                 prices, row["device_kind"], row["at_ns"], row[category.value], category=category, source_id=row["engine"]
             )

@@ -20,6 +20,8 @@ from costspan_analytics.causal.progress import progress
 from costspan_analytics.causal.table import causal_tables
 from costspan_analytics.errors import NotFoundError
 from costspan_analytics.explain import SLOWEST, Explanation
+from costspan_analytics.matrix import Matrix
+from costspan_analytics.matrix_table import blame_tables, delayed_by
 from costspan_analytics.report import Weekly, publish, weekly_window
 from costspan_analytics.store import Store, Window
 from costspan_analytics.summary import DIMENSIONS, cost_summary, tail_summary, units_summary, waste_summary
@@ -84,6 +86,23 @@ def tail(argv: list[str]) -> int:
     store = _known_store(options)
     found = tail_summary(Tail.load(store, Timeline.load(store), options.level))
     _print(options, found, lambda: render.tail_tables(found))
+    return 0
+
+
+def blame(argv: list[str]) -> int:
+    """Who delayed whom: a matrix of tenants, or one tenant's requests by culprit and mechanism."""
+    made = parser("blame", "Who delayed whom: a matrix of tenants, or one tenant's requests by culprit and mechanism.")
+    made.add_argument("--tenant", default="", help="whose requests were delayed (default: everybody's)")
+    made.add_argument("--culprit", default="", help="tell of this one's delays alone")
+    _add_causal(made)
+    options = made.parse_args(argv)
+    if options.causal and not options.tenant:
+        made.error("--causal needs --tenant: say whose requests to explain")
+    store = _known_store(options)
+    found = Matrix.load(store, options.tenant)
+    causal = _replay(store, found.attempts, found.direct) if options.causal else []
+    document = delayed_by(found.as_dict(), options.culprit) | {"causal": [each.as_dict() for each in causal]}
+    _print(options, document, lambda: Group(blame_tables(document, options.tenant), *causal_tables(causal, options.tenant)))
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from costspan.semconv import Phase
 from costspan_analytics.blame import blame, model_error
 from costspan_analytics.book import Book
 from costspan_analytics.errors import NotFoundError
@@ -30,6 +31,8 @@ class Explanation:
         delays: (culprit, mechanism, ms), longest first.
         postings: (category, tokens, US dollars) of its engine time.
         model_error: How far off the model is that the delays rest on.
+        deviation_ms: How much longer its steps took than the model says; below zero where they were quicker.
+        throttled_ms: For how long meanwhile the device's clocks were held down, by reason; empty where it does not say.
     """
 
     call: dict[str, Any]
@@ -38,6 +41,8 @@ class Explanation:
     delays: list[tuple[str, str, float]]
     postings: list[dict[str, Any]]
     model_error: dict[str, float]
+    deviation_ms: float
+    throttled_ms: dict[str, float]
 
     @classmethod
     def load(cls, store: Store, timeline: Timeline, book: Book, name: str) -> Explanation:
@@ -65,6 +70,8 @@ class Explanation:
             found.sort("ms", descending=True).rows(),
             posted.select("category", "tokens", "amount", "culprit").to_dicts(),
             model_error(store),
+            float(segments["deviation_ns"].sum()) / MS,
+            _throttled(store, segments),
         )
 
     @property
@@ -101,11 +108,13 @@ class Explanation:
 
     @property
     def engine(self) -> dict[str, Any]:
-        """What its engine requests held and guessed: KV block-seconds, drafts, and the adapter they were computed with."""
+        """What its engine requests held, guessed and used: KV block-seconds, drafts, adapter, and joules where a meter said."""
+        spent = [attempt["energy_j"] for attempt in self.attempts]
         return {
             "adapter": ", ".join(sorted({attempt["adapter"] for attempt in self.attempts if attempt["adapter"]})),
             "kv_block_s": sum(attempt["block_ns"] for attempt in self.attempts) / NS_PER_S,
             **{name: sum(attempt[name] for attempt in self.attempts) for name in ("drafted_tokens", "accepted_tokens")},
+            "joules": None if not spent or None in spent else sum(spent),
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -113,14 +122,30 @@ class Explanation:
         who = ("span_id", "trace_id", "tenant", "feature", "unit", "attempt", "model", "outcome")
         return {
             **{name: self.call[name] for name in who},
+            "start_ns": self.call["call_start_ns"],
             "wall_ms": self.call["wall_ns"] / MS,
             "phases_ms": dict(self.phases),
             "delayed_by": [{"tenant": culprit, "mechanism": how, "ms": ms} for culprit, how, ms in self.delays],
             "model_error": self.model_error,
+            "deviation_ms": self.deviation_ms,
+            "throttled_ms": self.throttled_ms,
             "engine": self.engine,
             "cost": [{**row, "amount": float(row["amount"])} for row in self.postings],
             "aborts_ms": dict(self.aborts),
         }
+
+
+def _throttled(store: Store, segments: pl.DataFrame) -> dict[str, float]:
+    """Milliseconds of computing while a device's clocks were held down, by reason."""
+    ends = pl.col("start_ns") + pl.col("duration_ns")
+    ran = segments.filter(pl.col("phase").is_in([Phase.PREFILL.value, Phase.DECODE.value]))
+    held: dict[str, float] = {}
+    for (engine,), own in ran.partition_by("engine", as_dict=True).items():
+        span = {"first": own["start_ns"].min(), "last": own.select(ends.max()).item()}
+        for start_ns, end_ns, reason in store.frame("throttles", engine=engine, **span).iter_rows():
+            overlap = pl.min_horizontal(ends, pl.lit(end_ns)) - pl.max_horizontal("start_ns", pl.lit(start_ns))
+            held[reason] = held.get(reason, 0.0) + float(own.select(overlap.clip(0).sum()).item()) / MS
+    return {reason: ms for reason, ms in held.items() if ms > 0}
 
 
 def _find(timeline: Timeline, name: str) -> dict[str, Any]:

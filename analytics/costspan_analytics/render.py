@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 from rich import box
@@ -186,7 +187,9 @@ def explain_tables(explained: Explanation) -> RenderableType:
     """One call as a waterfall, its sum, who delayed it, and what it cost."""
     call = explained.call
     wall = max(1, call["wall_ns"])
-    title = f"{call['span_id']}  {call['tenant']}  {call['outcome']}  {wall / 1e6:,.1f} ms"
+    began = datetime.fromtimestamp(call["call_start_ns"] / 1e9, timezone.utc)
+    who = "  ".join(filter(None, (call["tenant"], call["feature"], call["unit"])))
+    title = f"{call['span_id']}  {who}  {began:%Y-%m-%d %H:%M:%S} UTC  {call['outcome']}  {wall / 1e6:,.1f} ms"
     waterfall = table(title, "phase", "from (ms)", "ms", "")
     waterfall.columns[3].justify = "left"
     for row in explained.intervals.iter_rows(named=True):
@@ -204,7 +207,8 @@ def explain_tables(explained: Explanation) -> RenderableType:
     for row in explained.postings:
         add(costs, row["category"], f"{row['tokens']:,}", usd(float(row["amount"])))
     held = Text(f"  {_engine(explained.engine)}\n", "dim")
-    parts: list[RenderableType] = [waterfall, delays, estimated(explained.model_error), costs, held]
+    slower = Text(f"  {_deviation(explained)}\n", "yellow" if explained.throttled_ms else "dim")
+    parts: list[RenderableType] = [waterfall, delays, estimated(explained.model_error), slower, costs, held]
     if explained.aborts:
         clocks = table("The abort's clocks", "clock", "ms after the call began")
         for name, at in explained.aborts:
@@ -213,11 +217,21 @@ def explain_tables(explained: Explanation) -> RenderableType:
     return Group(*parts)
 
 
+def _deviation(explained: Explanation) -> str:
+    """How its steps compare with what the model says, and whether the device says why."""
+    ms = explained.deviation_ms
+    said = f"Its steps took {abs(ms):,.1f} ms {'more' if ms >= 0 else 'less'} than the model says"
+    reasons = ", ".join(f"{reason} for {held:,.0f} ms" for reason, held in explained.throttled_ms.items())
+    return f"{said}; the device's clocks were held down meanwhile: {reasons}." if reasons else f"{said}."
+
+
 def _engine(engine: dict[str, Any]) -> str:
     """What a call held and guessed, as a sentence."""
     said = f"It held {engine['kv_block_s']:,.2f} KV block-seconds"
     if engine["drafted_tokens"]:
         said += f"; {engine['accepted_tokens']:,} of {engine['drafted_tokens']:,} guessed tokens were right"
+    if engine["joules"] is not None:
+        said += f"; it used {engine['joules']:,.2f} J"
     return f"{said}; adapter {engine['adapter']}." if engine["adapter"] else f"{said}."
 
 

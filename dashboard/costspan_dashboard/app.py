@@ -54,6 +54,7 @@ def _draw(overview: Overview, store: str) -> None:
         return
     sections.laws(overview)
     sections.tail(overview.tail)
+    sections.matrix(overview.matrix)
     sections.money(overview)
     sections.units(overview.units)
     sections.slowest(overview)

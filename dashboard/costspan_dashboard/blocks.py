@@ -27,6 +27,7 @@ header[data-testid="stHeader"] { background: transparent; height: 0; }
 .cs td:not(:has(*)) { max-width: 22em; overflow-wrap: break-word; }
 .cs th.n, .cs td.n { text-align: right; white-space: nowrap; }
 .cs td.wide { width: 30%; min-width: 90px; padding-right: 0; }
+.cs td.heat, .cs td.n:has(+ td.heat) { padding-right: 10px; } .cs td.heat { border-left: 2px solid #fff; }
 .cs tr.total td { font-weight: 650; border-top: 1px solid #b9c2cc; border-bottom: 0; }
 .cs tr.apart td { background: #fdf6ea; }
 .cs .card { border: 1px solid #dfe3e8; border-left: 4px solid #1b7f4d; border-radius: 6px; padding: 12px 16px 8px; }
@@ -56,7 +57,16 @@ class PhaseName:
     name: str
 
 
-Cell = str | Bar | PhaseName
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """A cell with a number on a ground that is the darker, the larger its share (0 to 1) of the largest is."""
+
+    text: str
+    share: float
+    colour: str
+
+
+Cell = str | Bar | PhaseName | Heat
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,10 @@ def _cell(cell: Cell, number: bool) -> str:
             f'<span style="width:{100 * max(0.0, share):.2f}%;background:{colour}"></span>' for share, colour in cell.parts
         )
         return f'<td class="wide"><div class="bar">{parts}</div></td>'
+    if isinstance(cell, Heat):
+        # A ground of at most 60 %, so that dark text stays readable on it.
+        ground = f"color-mix(in srgb, {cell.colour} {60 * min(1.0, max(0.0, cell.share)):.0f}%, transparent)"
+        return f'<td class="n heat" style="background:{ground}">{escape(cell.text)}</td>'
     if isinstance(cell, PhaseName):
         swatch = f'<span class="swatch" style="background:{PHASE_COLOURS[cell.name]}"></span>'
         return f"<td>{swatch}{escape(cell.name)}</td>"

@@ -11,6 +11,7 @@ from costspan.semconv import Phase
 from costspan_analytics.audit import Audit
 from costspan_analytics.book import Book
 from costspan_analytics.explain import Explanation
+from costspan_analytics.matrix import Matrix
 from costspan_analytics.store import Store, Window
 from costspan_analytics.summary import cost_summary, money_law, tail_summary, units_summary, waste_summary
 from costspan_analytics.tail import Tail
@@ -46,6 +47,7 @@ class Overview:
         book: Bill and postings.
         audit: The dictionary of ``costspan audit --json``; so are the others of their commands.
         tail: Where slow requests spend their time.
+        matrix: Who delayed whom, as ``costspan blame`` says it.
         cost: By tenant.
         waste: By category.
         units: By kind and tenant.
@@ -57,6 +59,7 @@ class Overview:
     book: Book
     audit: dict[str, Any]
     tail: dict[str, Any]
+    matrix: dict[str, Any]
     cost: dict[str, Any]
     waste: dict[str, Any]
     units: dict[str, Any]
@@ -78,6 +81,7 @@ class Overview:
             book=book,
             audit=Audit.load(store, timeline, book).as_dict(),
             tail=tail_summary(Tail.load(store, timeline, TAIL_LEVEL)),
+            matrix=Matrix.load(store).as_dict(),
             cost=cost_summary(book),
             waste=waste_summary(book),
             units=units_summary(store, book),

@@ -8,11 +8,13 @@ import streamlit as st
 
 from costspan_analytics.audit import dollars
 from costspan_analytics.explain import Explanation
+from costspan_analytics.matrix_table import Line, grid
 from costspan_analytics.palette import USEFUL, WASTED
 from costspan_analytics.render import percent, usd
 from costspan_dashboard import charts
 from costspan_dashboard.blocks import (
     Bar,
+    Heat,
     PhaseName,
     Row,
     arrival_note,
@@ -27,6 +29,7 @@ from costspan_dashboard.blocks import (
 from costspan_dashboard.overview import Overview
 
 SHOWN_BLAME = 10
+SHOWN_CULPRITS = 8
 _OWN = "its own traffic"
 
 
@@ -80,6 +83,34 @@ def _culprit(victim: str, culprit: str) -> str:
 
 def _delay_bar(row: dict[str, Any], longest: float) -> Bar:
     return Bar(((row["ms"] / longest, USEFUL if row["tenant"] == row["culprit"] else WASTED),))
+
+
+def matrix(found: dict[str, Any]) -> None:
+    """Who was delayed (rows), by whom (columns): every engine request of the window."""
+    culprits, lines = grid(found, SHOWN_CULPRITS)
+    hottest = max((value for line in lines for value in line.by), default=0.0) or 1.0
+    rows = [
+        Row(
+            (line.tenant, f"{line.requests:,}", *_heat(line, culprits, hottest), ms(line.whole), ms(line.whole / line.requests))
+        )
+        for line in lines
+    ]
+    requests = sum(found["requests"].values())
+    sums = [sum(line.by[at] for line in lines) for at in range(len(culprits))]
+    each = sum(sums) / max(1, requests)
+    total = Row(("all", f"{requests:,}", *map(ms, sums), ms(sum(sums)), ms(each)), "total")
+    small = "Milliseconds that each tenant (row) was delayed by each (column), over all its engine requests; its own other"
+    heads = ("delayed", "requests", *(f"by {name}" for name in culprits), "by all", "a request")
+    content = title("Interference between tenants", f"{small} traffic is blue. By accounting, not yet by cause.")
+    st.html(block(content + table(heads, [*rows, total], set(range(1, len(heads))))))
+
+
+def _heat(line: Line, culprits: list[str], hottest: float) -> list[Heat]:
+    """A tenant's cells, the one of its own other traffic in the colour of what is useful."""
+    return [
+        Heat(ms(value), value / hottest, USEFUL if culprit == line.tenant else WASTED)
+        for culprit, value in zip(culprits, line.by, strict=True)
+    ]
 
 
 def money(overview: Overview) -> None:

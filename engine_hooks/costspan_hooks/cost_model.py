@@ -97,14 +97,13 @@ class Load:
         return 1.0, self.prefill_tokens, self.prefill_pairs, seqs, self.decode_tokens
 
     def predict(self, coefficients: Coefficients) -> float:
-        """T̂ in nanoseconds; at least one, so that it can be divided by."""
-        return max(
-            1.0,
+        """T̂ in nanoseconds; above zero, as ``fixed`` is."""
+        return (
             coefficients.fixed
             + self.prefill_tokens * coefficients.prefill_token
             + self.prefill_pairs * coefficients.prefill_pair
             + (self.decode_seqs + self.padding) * coefficients.decode_seq
-            + self.decode_tokens * coefficients.decode_token,
+            + self.decode_tokens * coefficients.decode_token
         )
 
 
@@ -148,7 +147,7 @@ class Roofline:
         resident = max(self.model.resident_parameters, self.model.parameters)
         weights = resident * self.model.bytes_per_parameter * ns_per_byte
         kv = self.model.kv_bytes_per_token * ns_per_byte
-        return Coefficients(weights, token, pair, kv, kv)
+        return Coefficients(max(1.0, weights), token, pair, kv, kv)
 
 
 def pace(features: Floats, durations: Floats, start: Floats) -> float:

@@ -365,8 +365,11 @@ class StepLedger:
     def _close_wait(self, account: Account, at_ns: int) -> None:
         last = self._last_step if self._last_step >= account.step_first else -1
         first = account.step_first if last >= 0 else -1
+        culprit = account.preempted_by if account.phase is Phase.PREEMPTED else ""
         account.segments.append(
-            Segment(account.phase, account.since_ns, at_ns - account.since_ns, step_first=first, step_last=last)
+            Segment(
+                account.phase, account.since_ns, at_ns - account.since_ns, step_first=first, step_last=last, culprit=culprit
+            )
         )
 
     def _begin_decode(self, account: Account, step: Step) -> None:

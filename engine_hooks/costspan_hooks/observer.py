@@ -2,7 +2,9 @@
 
 An engine calls one observer. All calls but :meth:`EngineObserver.closed` come from the engine's own thread, in the order in
 which things happen, and none blocks or raises. What is handed over is the observer's: the engine does not change it any more.
-Every ``*_ns`` is a reading of :func:`costspan.clock.now_ns`: nanoseconds since the Unix epoch on a monotonic clock.
+Every ``*_ns`` is a reading of :func:`costspan.clock.now_ns`: nanoseconds since the Unix epoch on a monotonic clock. What an
+admission pushes out, by eviction or preemption, is told before it and happens between its two readings. Steps do not overlap.
+``docs/adapters.md`` says how to write an adapter and how to try it (:mod:`costspan_hooks.conformance`).
 
 The order within one turn of the engine's loop is::
 
@@ -160,7 +162,8 @@ class Chunk:
         request_id: Whose prompt.
         tokens: Tokens computed, n.
         context: Tokens already in the KV cache, x.
-        last: Whether this completes the prompt: the step also makes a token, and the request decodes from the next step on.
+        last: Whether this completes the prompt, and after a preemption what had been made with it: the step also makes a token,
+            and the request decodes from the next step on.
     """
 
     request_id: str

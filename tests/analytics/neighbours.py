@@ -103,12 +103,8 @@ def deliver(collector: str, tables: Mapping[str, pa.Table]) -> None:
     """Send rows as an engine would, and wait until they are in the store."""
     project = str(tables["engines"]["project"][0])
     for table, rows in tables.items():
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema) as writer:
-            writer.write_table(rows)
         sender = Delivery(collector, project=project, client=uuid4().hex, stream=table, patience_s=20)
-        body = sink.getvalue().to_pybytes()
-        assert sender.send(f"/v1/ledger/{table}", body, "application/vnd.apache.arrow.stream", rows.num_rows), table
+        assert sender.send(f"/v1/ledger/{table}", wire.encode(rows), wire.MEDIA_TYPE, rows.num_rows), table
     wait_stored(collector)
 
 

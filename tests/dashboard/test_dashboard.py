@@ -78,6 +78,7 @@ def test_every_section_has_its_figures(page: Page, address: str, sample: Sample)
     for title in (
         "Where slow requests spend their time",
         "Who delayed whom",
+        "Interference between tenants",
         "Cost by tenant",
         "Waste",
         "The bill, line by line",
@@ -93,6 +94,21 @@ def test_every_section_has_its_figures(page: Page, address: str, sample: Sample)
     assert int(row(page, "category", "after_abort")[3]) == sample.truth.after_abort_tokens
     wall = row(page, "phase", "wall")
     assert float(wall[2].replace(",", "")) > float(wall[1].replace(",", ""))
+
+
+def test_the_matrix_says_who_delayed_whom_and_is_darkest_where_most(page: Page, address: str) -> None:
+    opened(page, address)
+    heat = page.locator("table").filter(has=page.locator("th", has_text=exactly("by all")))
+    *lines, total = [line.locator("td").all_inner_texts() for line in heat.locator("tbody tr").all()]
+    figures = [[float(cell.replace(",", "")) for cell in line[1:]] for line in (*lines, total)]
+    assert sorted(line[0] for line in lines) == ["acme", "globex", "initech"]
+    for _, *by, whole, _ in figures:
+        assert sum(by) == pytest.approx(whole, abs=0.5 * len(by) + 0.5)
+    grounds = [float(share) for share in re.findall(r"(\d+)%, transparent", heat.inner_html())]
+    cells = [value for line in figures[:-1] for value in line[1:-2]]
+    assert len(grounds) == len(cells)
+    assert grounds.index(max(grounds)) == cells.index(max(cells))
+    assert max(grounds) == 60
 
 
 def test_a_chosen_request_is_explained(page: Page, address: str) -> None:
