@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,13 +73,8 @@ class Spans:
         waited = {how: running(rows.filter(pl.col("bound") == bound), "waited") for bound, how in _QUEUE.items()}
         return cls(marks, tenants, running(rows, "prefill"), running(rows, "decode"), waited, times)
 
-    def between(self, sums: Floats, after: int, last: int) -> Floats:
-        """What was added in the steps after one mark up to another, shape (n,)."""
-        low, high = np.searchsorted(self.marks, (after, last))
+    def between(self, sums: Floats, after: NDArray[np.int64], last: NDArray[np.int64]) -> Floats:
+        """What was added in the steps after one mark up to another, for several such pairs, shape (pairs, n)."""
+        low, high = np.searchsorted(self.marks, after), np.searchsorted(self.marks, last)
         added: Floats = sums[high] - sums[low]
         return added
-
-    def named(self, values: Floats) -> Iterator[tuple[str, float]]:
-        """(tenant, nanoseconds) of those that have any."""
-        for at in np.flatnonzero(values > 0):
-            yield self.tenants[at], float(values[at])

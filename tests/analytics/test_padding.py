@@ -18,8 +18,8 @@ from tests.analytics.sample_store import fill
 
 def test_padding_is_posted_and_the_bill_is_met(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.analytics.sample_engine.Step", partial(Step, padding=3))
-    fill(sample.collector, project="padded", tickets=10)
-    store = Store(sample.store, "padded")
+    fill(sample.collector, project="padding", tickets=10)
+    store = Store(sample.store, "padding")
     timeline = Timeline.load(store)
     book = Book.load(store, timeline)
     audit = Audit.load(store, timeline, book)
