@@ -12,50 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
 
-from costspan.semconv import UNKNOWN, Phase
+from costspan.semconv import Phase
 from costspan_hooks.accounts import UNIT, Account, Price, Sums, TenantLoad
 from costspan_hooks.cost_model import CostModel, Load, Roofline
 from costspan_hooks.errors import ProtocolError
 from costspan_hooks.observer import Admission, Burst, Chunk, EngineInfo, Removal, RequestInfo, Step
 from costspan_hooks.records import AttemptRecord, EngineRecord, EvictionRecord, LedgerRecord, Segment, StepRecord, TenantShare
+from costspan_hooks.shares import Extra, Strangers, make_whole
 
 _UNBOOKED = -1
 """No moment: what came before is not known, or was lost."""
-
-
-@dataclass(slots=True)
-class Extra:
-    """What a tenant computed in a step beside one token for each of its decoding sequences."""
-
-    chunks: int = 0
-    tokens: int = 0
-    prefill_ns: float = 0.0
-    draft_ns: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Strangers:
-    """Requests in a step of which nothing is known, since what the engine told of them was lost.
-
-    Attributes:
-        decoding: How many of them decode.
-        context: Tokens that they are taken to attend to together: each as many as the others on average.
-        chunks: Their prompts' pieces.
-    """
-
-    decoding: int
-    context: int
-    chunks: list[Chunk]
-
-    def share(self, price: Price) -> TenantShare:
-        """Their part of a step, booked to no request: the audit shows it as unexplained."""
-        prefill = sum(price.unit.prefill(chunk.tokens, chunk.context) for chunk in self.chunks)
-        compute = prefill + self.decoding * price.unit.decode_seq + self.context * price.unit.decode_token
-        seqs = self.decoding + len(self.chunks)
-        tokens = self.decoding + sum(chunk.tokens for chunk in self.chunks)
-        return TenantShare(UNKNOWN, seqs, tokens, 0, compute, prefill, price.stretch * (price.each * seqs + compute))
 
 
 class StepLedger:
@@ -232,7 +199,7 @@ class StepLedger:
         if strangers:
             shares.append(strangers.share(price))
         padding_ns = self._whole(price.stretch * step.padding * unit.decode_seq) if step.padding else 0
-        _make_whole(shares, step.duration_ns - padding_ns)
+        make_whole(shares, step.duration_ns - padding_ns)
         self._close(
             StepRecord(
                 step=step.index,
@@ -441,12 +408,3 @@ class StepLedger:
         whole = round(owed)
         self._carry = owed - whole
         return whole
-
-
-def _make_whole(shares: list[TenantShare], total: int) -> None:
-    """Let costs be whole nanoseconds that add up to ``total``: each running sum is rounded, and the last one is the total."""
-    running, before = 0.0, 0
-    for share in shares:
-        running += share.cost_ns
-        whole = total if share is shares[-1] else round(running)
-        share.cost_ns, before = whole - before, whole
