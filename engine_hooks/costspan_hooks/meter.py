@@ -9,4 +9,4 @@ class Meter(Protocol):
     """Counts an engine's energy."""
 
     def joules(self) -> float | None:
-        """Joules since some fixed moment; ``None`` while nothing says. Cheap enough for once a step."""
+        """Joules since some fixed moment; ``None`` while nothing says. Asked ten times a second, off the engine's thread."""
