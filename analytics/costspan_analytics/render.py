@@ -187,9 +187,7 @@ def explain_tables(explained: Explanation) -> RenderableType:
     """One call as a waterfall, its sum, who delayed it, and what it cost."""
     call = explained.call
     wall = max(1, call["wall_ns"])
-    began = datetime.fromtimestamp(call["call_start_ns"] / 1e9, timezone.utc)
-    who = "  ".join(filter(None, (call["tenant"], call["feature"], call["unit"])))
-    title = f"{call['span_id']}  {who}  {began:%Y-%m-%d %H:%M:%S} UTC  {call['outcome']}  {wall / 1e6:,.1f} ms"
+    title = f"{call['span_id']}  {call['tenant']}  {call['outcome']}  {wall / 1e6:,.1f} ms"
     waterfall = table(title, "phase", "from (ms)", "ms", "")
     waterfall.columns[3].justify = "left"
     for row in explained.intervals.iter_rows(named=True):
@@ -208,13 +206,28 @@ def explain_tables(explained: Explanation) -> RenderableType:
         add(costs, row["category"], f"{row['tokens']:,}", usd(float(row["amount"])))
     held = Text(f"  {_engine(explained.engine)}\n", "dim")
     slower = Text(f"  {_deviation(explained)}\n", "yellow" if explained.throttled_ms else "dim")
-    parts: list[RenderableType] = [waterfall, delays, estimated(explained.model_error), slower, costs, held]
+    parts: list[RenderableType] = [
+        waterfall,
+        Text(f"  {_occasion(call)}\n", "dim"),
+        delays,
+        estimated(explained.model_error),
+        slower,
+        costs,
+        held,
+    ]
     if explained.aborts:
         clocks = table("The abort's clocks", "clock", "ms after the call began")
         for name, at in explained.aborts:
             add(clocks, name, f"{at:,.2f}")
         parts.append(clocks)
     return Group(*parts)
+
+
+def _occasion(call: dict[str, Any]) -> str:
+    """When a call began, and what for."""
+    began = datetime.fromtimestamp(call["call_start_ns"] / 1e9, timezone.utc)
+    what = ", ".join(filter(None, (call["feature"], call["unit"])))
+    return f"It began at {began:%Y-%m-%d %H:%M:%S} UTC" + (f", for {what}." if what else ".")
 
 
 def _deviation(explained: Explanation) -> str:
