@@ -35,7 +35,9 @@ class EnergyCurve:
             del self._moments[:-KEPT], self._joules[:-KEPT]
 
     def between(self, start_ns: int, end_ns: int) -> float | None:
-        """Joules from one moment to another; ``None`` where the meter did not say."""
+        """Joules from one moment to another, of what was metered of it; ``None`` where the meter did not say."""
+        if end_ns <= self._moments[0]:
+            return None
         start, end = self._at(start_ns), self._at(end_ns)
         return None if start is None or end is None else end - start
 

@@ -216,6 +216,7 @@ def test_energy_lies_on_lines_between_readings(monkeypatch: pytest.MonkeyPatch) 
     assert curve.between(100, 200) == pytest.approx(10.0)
     assert curve.between(125, 150) == pytest.approx(2.5)
     assert curve.between(0, 150) == pytest.approx(5.0)  # before the first reading nothing is known, and nothing is booked
+    assert curve.between(0, 100) is None
     assert curve.between(150, 300) is None
     assert curve.between(450, 460) is None
 

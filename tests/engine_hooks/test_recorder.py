@@ -186,3 +186,45 @@ def test_an_engine_stops_though_its_collector_is_away(monkeypatch: pytest.Monkey
     began = now_ns()
     live(recorder, closed_first=False)
     assert now_ns() - began < 60_000 * MS
+
+
+def test_what_was_lost_is_told_though_no_row_comes_after_it(receiver: Receiver) -> None:
+    recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
+    recorder._shipper.lose("attempts", 3)
+    at = now_ns()
+    recorder.ready(at, at, ENGINE)
+    recorder.enqueued(RequestInfo("bad", "acme", "", "", 1, "", "", "tiny", -1, at, at, has_server=True))
+    recorder.removed(Removal("bad", at, Outcome.OK, "stop", 0))
+    recorder.stopped(now_ns())
+    sent = [request for request in receiver.accepted if request.path == "/v1/ledger/attempts"]
+    assert [request.headers[semconv.HEADER_ITEMS] for request in sent] == ["0"] * len(sent)
+    assert sent[-1].headers[semconv.HEADER_TOTAL] == "4"
+
+
+def test_closings_are_bounded_while_nobody_takes_them(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("costspan_hooks.shipper.BACKLOG", 10)
+    monkeypatch.setattr("costspan_hooks.shipper.PERIOD_S", 600.0)
+    recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
+    for number in range(100):
+        recorder.closed(f"r{number}", now_ns(), 0)
+    assert [each[0] for each in recorder._shipper._closings] == [f"r{number}" for number in range(90, 100)]
+    recorder.stopped(now_ns())
+
+
+def test_attempts_of_a_server_that_reports_no_end_do_not_pile_up(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("costspan_hooks.shipper.BACKLOG", 10)
+    monkeypatch.setattr("costspan_hooks.shipper.PERIOD_S", 0.02)
+    recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
+    at = now_ns()
+    recorder.ready(at, at, ENGINE)
+    for number in range(25):
+        name = f"r{number}"
+        recorder.enqueued(RequestInfo(name, "acme", "", "", 1, "", "", "tiny", 4, at, at, has_server=True))
+        recorder.removed(Removal(name, at, Outcome.OK, "stop", 0))
+        time.sleep(0.03)
+    deadline = now_ns() + 10_000 * MS
+    while len(recorder._shipper._removed) < 10 and now_ns() < deadline:
+        time.sleep(0.01)
+    assert len(recorder._shipper._removed) <= 10
+    recorder.stopped(now_ns())
+    assert sorted(row["request_id"] for row in rows(receiver, "attempts")) == sorted(f"r{number}" for number in range(25))
