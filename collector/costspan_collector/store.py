@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
+from string import Template
 from typing import TypeAlias
 
 import clickhouse_connect
@@ -15,12 +17,16 @@ import urllib3
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
+from costspan import semconv
 from costspan_collector.errors import ContentError, StartError, StoreAwayError
 
 Connect: TypeAlias = Callable[[], Client]
 
 _SCHEMA = files("costspan_collector") / "schema"
+_VIEWS = "views/"
 _STATEMENT_END = re.compile(r";\s*$", re.MULTILINE)
+_MATERIALIZED = re.compile(r"CREATE MATERIALIZED VIEW IF NOT EXISTS (\w+) TO \w+ AS\n")
+_NEW_STORE = "start with an empty folder (--data) or database"
 
 # ClickHouse's codes for a body that it cannot read into the table. All others may pass: an absent table, memory, too many
 # parts, a lost connection.
@@ -74,20 +80,59 @@ def own(data: Path) -> int:
 
 
 def apply_schema(client: Client) -> None:
-    """Run the numbered files of the schema that this store has not seen yet, in order."""
+    """Make a store's tables and views what this version wants.
+
+    Numbered files make tables and change them: each runs once, in order. Views are defined anew when their text has changed.
+
+    Raises:
+        StartError: The store was made by a version that is not known here.
+    """
     client.command(
-        "CREATE TABLE IF NOT EXISTS schema_versions (version UInt32, name String, applied DateTime64(3) DEFAULT now64(3)) "
-        "ENGINE = MergeTree ORDER BY version"
+        "CREATE TABLE IF NOT EXISTS schema_files (name String, digest String, applied DateTime64(3) DEFAULT now64(3)) "
+        "ENGINE = ReplacingMergeTree(applied) ORDER BY name"
     )
-    known = {version for (version,) in client.query("SELECT version FROM schema_versions").result_rows}
-    for file in sorted((file for file in _SCHEMA.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name):
-        version = int(file.name.partition("_")[0])
-        if version in known:
+    known = {name: digest for name, digest in client.query("SELECT name, digest FROM schema_files FINAL").result_rows}
+    for name, text in schema().items():
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if known.get(name) == digest:
             continue
-        for statement in _STATEMENT_END.split(file.read_text(encoding="utf-8")):
+        if name in known and not name.startswith(_VIEWS):
+            raise StartError(f"this store was made by another version of costspan ({name} differs): {_NEW_STORE}")
+        if not known and name.startswith("001") and client.query("EXISTS TABLE spans").result_rows[0][0]:
+            raise StartError(f"this store was made by an early version of costspan: {_NEW_STORE}")
+        for statement in _STATEMENT_END.split(text):
             if statement.strip():
-                client.command(statement)
-        client.insert("schema_versions", [[version, file.name]], column_names=["version", "name"])
+                client.command(_redefined(statement) if name in known else statement)
+        client.insert("schema_files", [[name, digest]], column_names=["name", "digest"])
+
+
+def schema() -> dict[str, str]:
+    """The SQL files of the schema, in the order in which they apply: tables, then views.
+
+    ``${NAME}`` in them stands for a file of ``schema/parts``, or for a table of ``costspan.semconv`` as an array.
+    """
+    filled = {
+        "ALIASES": _array(semconv.ALIASES),
+        "MEANINGS": _array(semconv.ALIASES.values()),
+        "REPEATED": _array(semconv.REPEATED),
+        **{name.removesuffix(".sql").upper(): text.strip() for name, text in _texts("parts").items()},
+    }
+    texts = _texts(".") | {_VIEWS + name: text for name, text in _texts("views").items()}
+    return {name: Template(text).substitute(filled) for name, text in texts.items()}
+
+
+def _texts(folder: str) -> dict[str, str]:
+    found = sorted((file for file in (_SCHEMA / folder).iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    return {file.name: file.read_text(encoding="utf-8") for file in found}
+
+
+def _array(names: Iterable[str]) -> str:
+    return "[" + ", ".join(f"'{name}'" for name in names) + "]"
+
+
+def _redefined(statement: str) -> str:
+    """A materialized view cannot be replaced, but its query can be: nothing that arrives meanwhile is missed."""
+    return _MATERIALIZED.sub(r"ALTER TABLE \1 MODIFY QUERY\n", statement)
 
 
 def insert(work: Callable[[], object]) -> None:

@@ -5,7 +5,9 @@ OpenTelemetry's GenAI names are used wherever one exists; ``costspan.*`` otherwi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from types import MappingProxyType
 
 
 class _Name(str, Enum):
@@ -186,8 +188,21 @@ GEN_AI_INPUT_TOKENS = "gen_ai.usage.input_tokens"
 GEN_AI_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 GEN_AI_CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 GEN_AI_CACHE_WRITE_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
+GEN_AI_REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
 SERVICE_NAME = "service.name"
 SERVICE_INSTANCE = "service.instance.id"
+
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        "gen_ai.system": GEN_AI_PROVIDER,
+        "gen_ai.usage.prompt_tokens": GEN_AI_INPUT_TOKENS,
+        "gen_ai.usage.completion_tokens": GEN_AI_OUTPUT_TOKENS,
+    }
+)
+"""What others call, or called, what has a name here."""
+
+REPEATED = (KIND, OUTCOME, TENANT, FEATURE, UNIT, GEN_AI_PROVIDER, GEN_AI_RESPONSE_MODEL)
+"""Attributes that the store has a column for, as they came: it keeps them there alone."""
 
 # --- delivery headers: a sender numbers what it sends, so that a gap has a name -------------------------------
 HEADER_PROJECT = "costspan-project"
@@ -195,6 +210,7 @@ HEADER_CLIENT = "costspan-client"
 HEADER_SEQUENCE = "costspan-sequence"
 HEADER_ITEMS = "costspan-items"
 HEADER_TOTAL = "costspan-total"
+HEADER_KEY = "costspan-key"
 
 # --- SKUs of the price book --------------------------------------------------------------------------------------
 SKU_GPU_HOUR = "gpu_hour"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 from pathlib import Path
 
@@ -11,12 +10,11 @@ from clickhouse_connect.driver.client import Client
 
 from costspan import semconv
 from costspan_collector.cli import main
-from costspan_collector.store import apply_schema, connect_embedded
+from costspan_collector.errors import StartError
+from costspan_collector.store import apply_schema, connect_embedded, schema
 from costspan_collector.tables import TIME_COLUMN, arrow_schema
 from tests.collector.conftest import Start
-from tests.collector.harness import ARROW, Running, delivery, ipc, wait_until
-
-SCHEMA = Path(__file__).parents[2] / "collector" / "costspan_collector" / "schema"
+from tests.collector.harness import ARROW, Running, ipc, wait_until
 
 
 def sentence(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -58,17 +56,51 @@ def test_options_that_cannot_work(option: str, value: str, tmp_path: Path, capsy
     assert repr(value) in capsys.readouterr().err
 
 
+def applied(client: Client) -> list[tuple[str, str]]:
+    return [(row[0], row[1]) for row in client.query("SELECT name, digest FROM schema_files ORDER BY name").result_rows]
+
+
 def test_the_schema_is_applied_once(collector: Running) -> None:
     with collector.client() as client:
-        applied = client.query("SELECT version, name FROM schema_versions ORDER BY version").result_rows
+        before = applied(client)
         apply_schema(client)
-        assert client.query("SELECT version, name FROM schema_versions ORDER BY version").result_rows == applied
-    assert [name for _, name in applied] == sorted(path.name for path in SCHEMA.glob("*.sql"))
+        assert applied(client) == before
+    assert [name for name, _ in before] == list(schema())
+
+
+def test_a_view_whose_text_changed_is_defined_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = schema()
+    changed["views/calls.sql"] = changed["views/calls.sql"].replace("duration_ns,", "duration_ns AS took_ns,", 1)
+    changed["views/landing_deliveries.sql"] = changed["views/landing_deliveries.sql"].replace(
+        "items, total,", "items, 7 AS total,"
+    )
+    with connect_embedded(tmp_path / "store") as client:
+        apply_schema(client)
+        monkeypatch.setattr("costspan_collector.store.schema", lambda: changed)
+        apply_schema(client)
+        client.query("SELECT took_ns FROM calls")
+        client.command(
+            "INSERT INTO landing (project, client, stream, sequence, items, received) VALUES ('p', 'c', 'spans', 1, 2, 3)"
+        )
+        assert client.query("SELECT items, total FROM deliveries").result_rows == [(2, 7)]
+
+
+def test_a_store_whose_tables_another_version_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connect_embedded(tmp_path / "early") as client:
+        client.command("CREATE TABLE spans (project String) ENGINE = MergeTree ORDER BY project")
+        with pytest.raises(StartError, match="early version of costspan: start with an empty folder"):
+            apply_schema(client)
+    with connect_embedded(tmp_path / "other") as client:
+        apply_schema(client)
+        changed = schema() | {"001_deliveries.sql": "CREATE TABLE other (x Int8) ENGINE = Null"}
+        monkeypatch.setattr("costspan_collector.store.schema", lambda: changed)
+        with pytest.raises(StartError, match=r"001_deliveries\.sql differs"):
+            apply_schema(client)
 
 
 def test_the_views_spell_names_as_the_vocabulary_does() -> None:
     known = {str(value) for name, value in vars(semconv).items() if name.isupper() and isinstance(value, str)}
-    spelled = {name for file in SCHEMA.glob("*.sql") for name in re.findall(r"\['([a-z_.]+)'\]", file.read_text())}
+    spelled = {name for text in schema().values() for name in re.findall(r"\['([a-z_.]+)'\]", text)}
     assert spelled
     assert spelled <= known
 
@@ -79,13 +111,6 @@ def test_every_ledger_table_has_an_arrow_schema_with_its_time(collector: Running
         assert time in arrow_schema(client, table).names
 
 
-LATER = {
-    "attempts": ("adapter", "latency_class", "priority", "block_ns", "drafted_tokens", "accepted_tokens"),
-    "steps": ("drafted_tokens", "expert_tokens", "expert_skew"),
-}
-"""Columns that came with 006, by table."""
-
-
 def zeros(schema: pa.Schema) -> pa.Table:
     row: dict[str, object] = {
         field.name: [] if pa.types.is_list(field.type) else "" if pa.types.is_string(field.type) else 0 for field in schema
@@ -93,33 +118,20 @@ def zeros(schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist([row], schema=schema)
 
 
-def test_a_store_of_the_former_version_opens_and_takes_what_former_engines_send(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    former = tmp_path / "schema"
-    former.mkdir()
-    for file in SCHEMA.glob("00[1-5]_*.sql"):
-        shutil.copy(file, former)
-    (tmp_path / "data").mkdir()
-    with monkeypatch.context() as patched, connect_embedded(tmp_path / "data" / "store") as client:
-        patched.setattr("costspan_collector.store._SCHEMA", former)
-        apply_schema(client)
-        rows = {table: zeros(arrow_schema(client, table)) for table in LATER}
-        for table, row in rows.items():
-            assert not set(LATER[table]) & set(row.column_names)
-            client.insert_arrow(table, row)
-    running = start()
-    wait_until(lambda: bool(running.health()["ready"]))
-    for table, row in rows.items():
-        answer = running.post(f"/v1/ledger/{table}", ipc(row), ARROW, delivery(1, client="engine"))
-        assert (answer.status_code, answer.json()) == (200, {"rows": 1})
-    running.drained()
-    with running.client() as client:
-        for table, names in LATER.items():
-            found = client.query(f"SELECT {', '.join(names)} FROM {table}").result_rows  # noqa: S608  (names from this file)
-            assert len(found) == 2
+def test_a_payload_may_leave_out_columns_that_have_a_default(collector: Running) -> None:
+    wait_until(lambda: bool(collector.health()["ready"]))
+    with collector.client() as client:
+        for table in ("attempts", "steps"):
+            schema = arrow_schema(client, table)
+            later = [field.name for field in schema if (field.metadata or {}).get(b"default")]
+            assert later
+            answer = collector.post(f"/v1/ledger/{table}", ipc(zeros(schema).drop_columns(later)), ARROW)
+            assert (answer.status_code, answer.json()) == (200, {"rows": 1})
+        collector.drained()
+        for table in ("attempts", "steps"):
+            found = client.query(f"SELECT * FROM {table}").result_rows  # noqa: S608  (names from this file)
+            assert len(found) == 1
             assert not any(value for each in found for value in each)
-    assert running.stop() == 0
 
 
 def test_a_column_that_was_always_there_must_still_be_sent(collector: Running) -> None:

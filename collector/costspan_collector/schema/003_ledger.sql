@@ -1,4 +1,36 @@
 -- The engine's ledger: what engines ship as Arrow to POST /v1/ledger/{table}. Column names and order are the contract.
+-- A payload of an engine that does not tell may leave out a column that has a DEFAULT or can be NULL: it gets that.
+
+-- One row for each life of an engine. `scheduler` is '' where its rules are not known: then nothing of it can be replayed.
+CREATE TABLE IF NOT EXISTS engines
+(
+    project             LowCardinality(String),
+    engine              LowCardinality(String),
+    device_kind         LowCardinality(String),
+    started_ns          Int64,
+    ready_ns            Int64,
+    parameters          Int64,                            -- the model's shape: what its steps cost depends on it
+    resident_parameters Int64,
+    bytes_per_parameter Int64,
+    kv_bytes_per_token  Int64,
+    flops_per_pair      Int64,
+    flops_per_s         Float64,                          -- the peaks of what it runs on
+    bytes_per_s         Float64,
+    scheduler           LowCardinality(String),           -- whose rules these are; 'costspan' for the bundled engine's
+    policy              LowCardinality(String),
+    max_num_seqs        UInt32,
+    max_batched_tokens  UInt32,
+    kv_blocks           UInt32,
+    block_size          UInt32,
+    prefix_cache        UInt32,                           -- 1 where prompts share what they begin with
+    tenant_max_seqs     UInt32,
+    draft_tokens        UInt32,
+    max_context         UInt32,
+    prefix_grain        UInt32                            -- tokens that each of attempts.prefix stands for
+)
+ENGINE = MergeTree
+ORDER BY (project, engine, started_ns)
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- One row per engine request. `phases` are its segments in time order; a preempted request has several of a kind.
 CREATE TABLE IF NOT EXISTS attempts
@@ -32,6 +64,14 @@ CREATE TABLE IF NOT EXISTS attempts
     last_step          Int64,                            -- last step it took part in; -1 if none
     cost_ns            Int64,                            -- its share of step time (docs/ledger.md), sums to the steps
     evicted_tokens     UInt32,                           -- recomputed because another's allocation evicted them
+    adapter            LowCardinality(String) DEFAULT '',        -- the LoRA adapter, '' for the model itself
+    latency_class      LowCardinality(String) DEFAULT '',        -- interactive, batch
+    priority           Int64 DEFAULT 0,                          -- within its class; the lower, the earlier
+    block_ns           Int64 DEFAULT 0,                          -- KV blocks times the nanoseconds it held them
+    drafted_tokens     UInt32 DEFAULT 0,                         -- guessed and computed
+    accepted_tokens    UInt32 DEFAULT 0,                         -- of these, what it would have said
+    prefix             Array(UInt64) DEFAULT [],                 -- hashes of its tokens up to each multiple of the grain
+    energy_j           Nullable(Float64) DEFAULT NULL,           -- its share, split as its cost is; NULL where not metered
     phases Nested
     (
         name            LowCardinality(String),
@@ -79,6 +119,15 @@ CREATE TABLE IF NOT EXISTS steps
     decode_seq_ns    Float64,                            -- e
     decode_token_ns  Float64,                            -- f
     regime           LowCardinality(String),
+    drafted_tokens   UInt32 DEFAULT 0,
+    expert_tokens    Array(UInt32) DEFAULT [],           -- tokens routed to each expert, over all layers
+    expert_skew      Float64 DEFAULT 0,                  -- the busiest expert's load over the mean; 1 is even
+    prefill_pairs    Float64 DEFAULT 0,                  -- the features that T^ is linear in, beside prefill_tokens
+    decode_seqs      UInt16 DEFAULT 0,
+    decode_tokens    Int64 DEFAULT 0,
+    padding          UInt16 DEFAULT 0,                   -- rows computed for nobody
+    padding_ns       Int64 DEFAULT 0,                    -- their share of duration_ns; with the tenants' it sums to T
+    energy_j         Nullable(Float64) DEFAULT NULL,     -- of the step, gap and idle time of this row
     tenants Nested
     (
         name            LowCardinality(String),
@@ -123,7 +172,12 @@ CREATE TABLE IF NOT EXISTS gpu_samples
     utilization   Nullable(Float32),                     -- absent, never zero, where the device does not say
     memory_bytes  Nullable(UInt64),
     power_w       Nullable(Float32),
-    energy_j      Nullable(Float64)
+    energy_j      Nullable(Float64),
+    memory_total_bytes  Nullable(UInt64) DEFAULT NULL,
+    sm_clock_mhz        Nullable(UInt32) DEFAULT NULL,
+    memory_clock_mhz    Nullable(UInt32) DEFAULT NULL,
+    temperature_c       Nullable(UInt32) DEFAULT NULL,
+    throttle            Nullable(String) DEFAULT NULL    -- why clocks were held down; '' when they were not
 )
 ENGINE = MergeTree
 ORDER BY (project, host, device, start_ns)
