@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from clickhouse_connect.driver.client import Client
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 
 from costspan_collector.errors import ContentError
 from costspan_collector.payload import read_arrow
@@ -72,8 +73,11 @@ class SpanSink:
     def complete(self, client: Client, data: bytes, token: str) -> None:
         """See :class:`Sink`."""
         records = _records(data)
-        stored = _stored(client, SPANS, ("trace_id", "span_id"), records)
-        missing = b"".join(encode(record) for record in (_without(record, stored) for record in records) if record)
+        requests = [_request(record) for record in records]
+        starts = [_signed(span.start_time_unix_nano) for request in requests for scope in _scopes(request) for span in scope.spans]
+        stored = _stored(client, SPANS, ("trace_id", "span_id"), records, ("start_ns", starts))
+        left = (_without(record, request, stored) for record, request in zip(records, requests, strict=True))
+        missing = b"".join(encode(record) for record in left if record)
         if missing:
             self.insert(client, missing, token + _AGAIN)
         _complete_deliveries(client, records, token)
@@ -186,31 +190,61 @@ def _complete_deliveries(client: Client, records: list[Record], token: str) -> N
     _insert_deliveries(client, missing, token + _AGAIN)
 
 
-def _stored(client: Client, table: str, key: tuple[str, ...], records: Iterable[Record]) -> set[tuple[Any, ...]]:
-    """Keys of the rows that arrived when these records did."""
+def _stored(
+    client: Client, table: str, key: tuple[str, ...], records: Iterable[Record], pruned_by: tuple[str, list[int]] | None = None
+) -> set[tuple[Any, ...]]:
+    """Keys of the rows that arrived when these records did.
+
+    Args:
+        client: The store.
+        table: The table.
+        key: The columns of the key.
+        records: The records.
+        pruned_by: A column that the table is sorted by and the values in the records, so that not all of it is read.
+    """
+    column, values = pruned_by or ("0", [0])
     arrivals = [record.received_ns // _NS_PER_MS for record in records]
     found: list[Any] = []
     insert(
         lambda: found.extend(
             client.query(
                 f"SELECT {', '.join(key)} FROM {table} "  # noqa: S608  (names from this file)
-                "WHERE toUnixTimestamp64Milli(received) BETWEEN {first:Int64} AND {last:Int64}",
-                parameters={"first": min(arrivals), "last": max(arrivals)},
+                f"WHERE {column} BETWEEN {{least:Int64}} AND {{most:Int64}} "
+                "AND toUnixTimestamp64Milli(received) BETWEEN {first:Int64} AND {last:Int64}",
+                parameters={
+                    "least": min(values, default=0),
+                    "most": max(values, default=0),
+                    "first": min(arrivals),
+                    "last": max(arrivals),
+                },
             ).result_rows
         )
     )
     return set(found)
 
 
-def _without(record: Record, stored: set[tuple[Any, ...]]) -> Record | None:
-    """A record with the spans that are not stored, and no client, so that it is not counted as a delivery again."""
+def _request(record: Record) -> ExportTraceServiceRequest:
     request = ExportTraceServiceRequest()
     try:
         request.ParseFromString(record.payload)
     except DecodeError as error:
         raise ContentError(str(error)) from error
+    return request
+
+
+def _signed(unsigned: int) -> int:
+    """What the store makes of an unsigned number: a sender may put any into a time."""
+    return (unsigned + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _scopes(request: ExportTraceServiceRequest) -> Iterable[ScopeSpans]:
+    return chain.from_iterable(resource.scope_spans for resource in request.resource_spans)
+
+
+def _without(record: Record, request: ExportTraceServiceRequest, stored: set[tuple[Any, ...]]) -> Record | None:
+    """A record with the spans that are not stored, and no client, so that it is not counted as a delivery again."""
     left = 0
-    for scope in chain.from_iterable(resource.scope_spans for resource in request.resource_spans):
+    for scope in _scopes(request):
         spans = [span for span in scope.spans if (span.trace_id.hex(), span.span_id.hex()) not in stored]
         del scope.spans[:]
         scope.spans.extend(spans)

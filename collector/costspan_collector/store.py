@@ -91,7 +91,7 @@ def apply_schema(client: Client) -> None:
         "CREATE TABLE IF NOT EXISTS schema_files (name String, digest String, applied DateTime64(3) DEFAULT now64(3)) "
         "ENGINE = ReplacingMergeTree(applied) ORDER BY name"
     )
-    known = {name: digest for name, digest in client.query("SELECT name, digest FROM schema_files FINAL").result_rows}
+    known = {str(row[0]): str(row[1]) for row in client.query("SELECT name, digest FROM schema_files FINAL").result_rows}
     for name, text in schema().items():
         digest = hashlib.sha256(text.encode()).hexdigest()
         if known.get(name) == digest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from costspan_collector.settings import MIB
 from costspan_collector.sinks import Sink
 from costspan_collector.store import Connect
 
-RANGE_BYTES = 16 * MIB
+RANGE_BYTES = 32 * MIB
 _GATHER_S = 0.1  # payloads that come within it share an insert
+_GATHER_MUCH_S = 1.0  # where much comes: few large inserts cost less than many small ones, and leave less to merge
+_MUCH_BYTES = RANGE_BYTES // 16
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 
@@ -92,7 +95,7 @@ class Writer:
         while True:
             self._wanted.wait()
             self._wanted.clear()
-            self._stopping.wait(_GATHER_S)
+            self._gather()
             stopping = self._stopping.is_set()
             try:
                 self.write_pending()
@@ -109,6 +112,14 @@ class Writer:
                 pause_s = _FIRST_PAUSE_S
                 if stopping:
                     return
+
+    def _gather(self) -> None:
+        """Wait for more to come, the longer the more does."""
+        enough = time.monotonic() + _GATHER_MUCH_S
+        while not self._stopping.wait(_GATHER_S):
+            pending = max(log.pending_bytes for log in self._logs.values())
+            if not _MUCH_BYTES < pending < RANGE_BYTES or time.monotonic() > enough:
+                return
 
     def _note(self, trouble: str) -> None:
         if trouble and not self.trouble:

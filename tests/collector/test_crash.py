@@ -145,7 +145,7 @@ def fill(bench: Bench) -> None:
     bench.logs["spans"].append(
         record(2, spans(5, seed=2, start_ns=1_700_000_000_000_000_000).body, items=5)
     )  # another partition
-    bench.logs["spans"].append(record(0, spans(5, seed=3).body, client=""))
+    bench.logs["spans"].append(record(0, spans(5, seed=3, start_ns=(1 << 64) - 10_000).body, client=""))  # no time of this world
     bench.logs["evictions"].append(record(1, ipc(evictions(range(3))), stream="evictions", items=3))
     bench.logs["evictions"].append(record(2, ipc(evictions(range(3, 6))), stream="evictions", items=3))
 
