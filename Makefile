@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := instrument engine_hooks collector analytics dashboard demo tests benchmarks
 ARGS ?=
 
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test check bench chaos foreign fuzz clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,7 +32,7 @@ demo: $(VENV)/.run  ## the whole thing on this machine (ARGS="--no-dashboard --o
 
 # The dashboard is tested in a real browser: `apt-get install chromium`. Without one those tests are skipped, and say so.
 test: $(VENV)/.dev  ## the test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev  ## lint, types, import contracts, then the tests
 	$(BIN)/ruff check $(SOURCES)
@@ -41,8 +41,12 @@ check: $(VENV)/.dev  ## lint, types, import contracts, then the tests
 	$(BIN)/lint-imports
 	$(MAKE) test
 
+# Other people's SDKs in environments of their own (.foreign): needs a package index, and Node.js for opentelemetry-js.
+foreign: $(VENV)/.dev  ## foreign clients, unmodified, against a real collector and engine
+	$(BIN)/python -m pytest tests/foreign/end_to_end.py $(ARGS)
+
 # Each is a module of benchmarks/; `make bench-NAME` runs one, with ARGS.
-BENCHES := sdk ingest hooks cost-model engine simulator counterfactual
+BENCHES := sdk ingest codecs hooks cost-model engine simulator counterfactual
 
 bench: $(VENV)/.dev $(BENCHES:%=bench-%)  ## measured figures, each beside a peer or a limit in the same run
 
@@ -50,5 +54,12 @@ bench-%: $(VENV)/.dev
 	@echo "== $*"
 	@$(BIN)/python -m benchmarks.$(subst -,_,$*) $(ARGS)
 
+# A few rounds of it are part of `make test`.
+chaos: $(VENV)/.dev  ## kill, starve and cut off a collector under load, 200 times: what was sent must be what is stored
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+fuzz: $(VENV)/.dev  ## every decoder and the HTTP surface, with 2,000 inputs a test
+	FUZZ_INPUTS=2000 $(BIN)/python -m pytest tests/fuzz -o timeout=0 $(ARGS)
+
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis costspan-demo
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .foreign costspan-demo

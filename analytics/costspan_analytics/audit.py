@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from costspan.semconv import ABORTED, Phase
+from costspan_analytics.arrivals import LEDGER, SPANS, Sender, senders
 from costspan_analytics.book import UNPRICED, Book
 from costspan_analytics.store import Store
 from costspan_analytics.tail import unaccounted_share
@@ -19,8 +20,6 @@ TIME_LIMIT = 0.01
 MONEY_LIMIT = Decimal("0.001")
 """The share of the bill that may stay unexplained."""
 MICRODOLLAR = Decimal("0.000001")
-LEDGER = ("attempts", "engines", "evictions", "gpu_samples", "steps")
-"""The tables that engines fill, by the names of their streams."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,15 @@ class Audit:
     spans: dict[str, Any]
     rows: list[dict[str, Any]]
     cancellation: dict[str, Any]
+    senders: list[Sender]
 
     @classmethod
     def load(cls, store: Store, timeline: Timeline, book: Book) -> Audit:
         """Check everything in the store's window."""
-        before = store.frame("deliveries")
+        arrivals, before = store.frame("arrivals"), store.frame("deliveries")
         spans, rows = store.frame("stored_spans"), store.frame("stored_rows")
+        stored = [(SPANS, client, count) for client, count, _ in spans.iter_rows()]
+        stored += rows.select("stream", "client", "stored").iter_rows()
         claims = _claims(before, store.frame("deliveries"))
         return cls(
             _time(timeline),
@@ -45,12 +47,14 @@ class Audit:
             _spans(claims, spans),
             ledger_rows(claims, rows),
             _cancellation(timeline),
+            senders(arrivals, store.frame("short"), stored),
         )
 
     @property
     def holds(self) -> bool:
         """Whether everything holds."""
-        return all(part["holds"] for part in (self.time, self.money, self.spans, self.cancellation, *self.rows))
+        laws = all(part["holds"] for part in (self.time, self.money, self.spans, self.cancellation, *self.rows))
+        return laws and all(sender.holds for sender in self.senders)
 
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -61,6 +65,7 @@ class Audit:
             "spans": self.spans,
             "rows": self.rows,
             "cancellation": self.cancellation,
+            "senders": [sender.as_dict() for sender in self.senders],
         }
 
 
@@ -128,7 +133,7 @@ def _settled() -> pl.Expr:
 
 def _spans(claims: pl.DataFrame, stored: pl.DataFrame) -> dict[str, Any]:
     """What numbered senders say they sent, beside what is in ``spans`` of theirs."""
-    senders = claims.filter(pl.col("stream") == "spans").join(stored, on="client", how="left").fill_null(0)
+    senders = claims.filter(pl.col("stream") == SPANS).join(stored, on="client", how="left").fill_null(0)
     senders = senders.with_columns(sent=_settled())
     sent, kept, distinct = (int(senders[name].sum()) for name in ("sent", "stored", "distinct"))
     return {

@@ -14,8 +14,9 @@ from functools import cached_property
 
 import polars as pl
 
-from costspan.semconv import SKU_GPU_HOUR, Waste
+from costspan.semconv import SKU_GPU_HOUR, UNKNOWN, Waste
 from costspan_analytics.errors import AnalyticsError
+from costspan_analytics.model_calls import ModelCalls, token_sku, usage
 from costspan_analytics.parts import REQUEST, Part, load_parts
 from costspan_analytics.store import Store, Window
 from costspan_analytics.timeline import Timeline
@@ -134,7 +135,13 @@ class Book:
     def load(cls, store: Store, timeline: Timeline) -> Book:
         """Post everything in the store's window."""
         prices = PriceBook(store.frame("prices"))
-        postings = [*_requests(load_parts(store, timeline), prices), *_engines(store, prices), *_usages(store, prices)]
+        calls = ModelCalls.load(store, timeline.attempts)
+        postings = [
+            *_requests(load_parts(store, timeline), prices, calls),
+            *_engines(store, prices),
+            *bought(calls, prices),
+            *_usages(store, prices),
+        ]
         return cls(postings, _bill(store, prices))
 
     @cached_property
@@ -184,9 +191,11 @@ class Book:
         )
 
 
-def _requests(parts: Iterable[Part], prices: PriceBook) -> Iterator[Posting]:
+def _requests(parts: Iterable[Part], prices: PriceBook, calls: ModelCalls) -> Iterator[Posting]:
     for part in parts:
         attempt = part.attempt
+        told = attempt["tenant"] != UNKNOWN  # else the client sent no baggage, and its span may know
+        who = attempt if told else calls.who(attempt["engine"], attempt["request_id"]) or attempt
         yield _device_time(
             prices,
             attempt["device_kind"],
@@ -194,7 +203,7 @@ def _requests(parts: Iterable[Part], prices: PriceBook) -> Iterator[Posting]:
             part.cost_ns,
             category=part.category,
             source_id=attempt["request_id"],
-            who=(attempt["tenant"], attempt["feature"], attempt["unit"], attempt["trace_id"]),
+            who=(who["tenant"], who["feature"], who["unit"], who["trace_id"]),
             tokens=part.tokens,
             culprit=part.culprit,
             adapter=attempt["adapter"] or BASE_MODEL,
@@ -227,6 +236,26 @@ def _device_time(
     # Rounded before it is priced: whoever multiplies the quantity that is shown by the rate gets the amount that is shown.
     hours = (spent_ns / NS_PER_HOUR).quantize(SCALE)
     return Posting(at_ns, sku, str(category), *who, source_id, hours, price, tokens, culprit, adapter)
+
+
+def bought(calls: ModelCalls, prices: PriceBook) -> Iterator[Posting]:
+    """What model calls cost whose tokens a provider charges for; a model is priced as it answered, else as it was asked for."""
+    for call in calls.bought:
+        for kind, millions in usage(call):
+            names = [token_sku(call["provider"], model, kind) for model in (call["model"], call["asked_model"]) if model]
+            found = next((price for name in names if (price := prices.at(name, call["start_ns"]))), None)
+            yield Posting(
+                call["start_ns"],
+                found.sku if found else next(iter(names), token_sku(call["provider"], UNKNOWN, kind)),
+                REQUEST if found else UNPRICED,
+                call["tenant"],
+                call["feature"],
+                call["unit"],
+                call["trace_id"],
+                call["span_id"],
+                millions,
+                found,
+            )
 
 
 def _usages(store: Store, prices: PriceBook) -> Iterator[Posting]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -18,6 +19,7 @@ WIDTH_OF_A_FILE = 120
 LONGEST_NAME = 40
 SHOWN_BLAME = 8
 SHOWN_SLOWEST = 5
+SHOWN_SENDERS = 20
 
 
 def table(title: str, *columns: str, right: int = 1) -> Table:
@@ -97,7 +99,50 @@ def audit_tables(audit: dict[str, Any]) -> RenderableType:
         troubles.append(f"{time['without_client']} engine requests were measured by no client: their callers have no SDK.")
     if money["impossible_steps"]:
         troubles.append(f"{money['impossible_steps']} steps report more time than passed.")
-    return Group(laws, lines, *(Text(trouble, style="bold red") for trouble in troubles), *_unpriced(money["unpriced"]))
+    return Group(
+        laws,
+        lines,
+        *senders_table(audit["senders"]),
+        *(Text(trouble, style="bold red") for trouble in troubles),
+        *_unpriced(money["unpriced"]),
+    )
+
+
+def senders_table(senders: list[dict[str, Any]]) -> list[RenderableType]:
+    """The senders of which something is missing, and how many have gone silent."""
+    broken = [row for row in senders if not row["holds"]]
+    made = table("Sent and stored", "sender", "stream", "payloads", "came", "items", "stored", "", right=2)
+    made.columns[6].justify = "left"
+    for row in broken[:SHOWN_SENDERS]:
+        stored = row["items_arrived"] if row["items_stored"] is None else row["items_stored"]
+        figures = (row["payloads_sent"], row["payloads_arrived"], row["items_sent"], stored)
+        add(made, row["client"], row["stream"], *(f"{figure:,}" for figure in figures), "; ".join(_troubles(row)))
+    notes = []
+    if len(broken) > SHOWN_SENDERS:
+        notes.append(f"  and {len(broken) - SHOWN_SENDERS} more, in --json")
+    if quiet := [row["last_ms"] for row in senders if row["silent"]]:
+        notes.append(
+            f"  {len(quiet)} of {len(senders)} streams have ended or gone silent, the last one at {clock(max(quiet))}."
+        )
+    return [*([made] if broken else []), *(Text(note + "\n", "dim") for note in notes)]
+
+
+def _troubles(sender: dict[str, Any]) -> Iterator[str]:
+    for gap in sender["missing"]:
+        numbers = f"{gap['first']}" if gap["first"] == gap["last"] else f"{gap['first']}–{gap['last']}"
+        since = f"after {clock(gap['heard_ms'])}" if gap["heard_ms"] else f"before {clock(gap['again_ms'])}"
+        yield f"{numbers} never came ({gap['items']:,} items), {since}"
+    for short in sender["short"]:
+        yield f"{short['first']} holds {short['items']:,}, of which {short['stored']:,} are stored"
+    if sender["items_given_up"]:
+        yield f"{sender['items_given_up']:,} items given up before they were sent"
+    if sender["payloads_twice"]:
+        yield f"{sender['payloads_twice']:,} payloads stored twice"
+
+
+def clock(unix_ms: int) -> str:
+    """A moment, UTC."""
+    return f"{datetime.fromtimestamp(unix_ms / 1000, timezone.utc):%Y-%m-%d %H:%M:%S}"
 
 
 def _unpriced(skus: list[str]) -> list[Text]:
@@ -145,7 +190,8 @@ def cost_table(cost: dict[str, Any]) -> RenderableType:
     """What was spent, by a dimension."""
     made = table(f"Cost by {cost['by']}", cost["by"], "cost", "of it waste", "postings")
     for row in cost["rows"]:
-        add(made, row[cost["by"]], usd(row["usd"]), usd(row["waste_usd"]), f"{row['postings']:,}")
+        shown = "no price" if row[cost["by"]] in cost["unpriced"] and not row["usd"] else usd(row["usd"])
+        add(made, row[cost["by"]], shown, usd(row["waste_usd"]), f"{row['postings']:,}")
     made.add_section()
     add(made, "posted", usd(cost["posted_usd"]), usd(cost["waste_usd"]), "")
     return Group(made, *_unpriced(cost["unpriced"]))

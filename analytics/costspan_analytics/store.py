@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -114,7 +115,7 @@ class Store:
         """
         rows = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
         try:
-            self._client.insert_arrow(table, rows, settings={"insert_deduplication_token": token})
+            self._client.insert_arrow(table, rows, settings={"insert_deduplication_token": token, "async_insert": "0"})
         except (ClickHouseError, OSError) as error:
             raise StoreError(f"The store did not take rows of {table}: {error}") from error
 
@@ -131,9 +132,14 @@ def _connect(url: str) -> Client:
             password=parts.password or "",
             database=parts.path.strip("/") or "__default__",
             secure=parts.scheme == "https",
+            ca_cert=os.environ.get("REQUESTS_CA_BUNDLE"),  # the variable that the SDK's sender heeds
             autogenerate_session_id=False,  # a session takes one query at a time, and a dashboard asks from several threads
         )
     except (ClickHouseError, OSError) as error:
+        if isinstance(error, DatabaseError) and error.code:
+            raise StoreError(
+                f"The store at {parts.hostname}:{parts.port} refuses: {error}. A key goes into its address: http://user:KEY@HOST:PORT."
+            ) from error
         raise StoreError(
             f"No store answers at {parts.hostname}:{parts.port}: start one with `costspan collector`, or pass --store."
         ) from error

@@ -15,7 +15,7 @@ from costspan.semconv import Phase
 from costspan_analytics.store import Store, Window
 
 PHASES = [phase.value for phase in Phase]
-_CHOICE = r"-\d{1,4}$"
+CHOICE = r"-\d{1,4}$"
 """What an engine adds to an answer's id for each of its choices but the first."""
 
 
@@ -142,7 +142,7 @@ def left_at() -> pl.Expr:
 def _mark(joined: pl.DataFrame) -> pl.DataFrame:
     """Add ``answered``, ``final`` and ``answer_first_ns`` (the first token of any choice), and split ``read_tokens``."""
     answer = ["call_id", "engine", "received_ns", "answer_id"]
-    ordered = joined.with_columns(answer_id=pl.col("request_id").str.replace(_CHOICE, "")).sort(
+    ordered = joined.with_columns(answer_id=pl.col("request_id").str.replace(CHOICE, "")).sort(
         "received_ns", "answer_id", "removed_ns", "sent_ns", "request_id"
     )
     begun = pl.when(pl.col("first_token_ns") > 0).then("first_token_ns")

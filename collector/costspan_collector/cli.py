@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-from costspan_collector.errors import StartError
+from costspan_collector.errors import CollectorError
 from costspan_collector.server import serve
-from costspan_collector.settings import EMBEDDED, MIB, Settings
+from costspan_collector.settings import EMBEDDED, LOOPBACK, MIB, Settings
+from costspan_collector.store.retention import FOREVER, Keep
+
+_HTTP_PORT, _GRPC_PORT = 4318, 4317  # OTLP's
 
 
 def main(argv: list[str]) -> int:
@@ -24,7 +28,7 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         written = serve(_settings(argv), _say_ready)
-    except StartError as error:
+    except CollectorError as error:
         print(f"costspan collector: {error}", file=sys.stderr)
         return 2
     if not written:
@@ -34,16 +38,22 @@ def main(argv: list[str]) -> int:
     return 0 if written else 1
 
 
-def _say_ready(intake_url: str, store_url: str) -> None:
-    print(f"collector ready: {intake_url}  store: {store_url}", file=sys.stderr, flush=True)
+def _say_ready(intake_url: str, store_url: str, grpc_port: int) -> None:
+    print(f"collector ready: {intake_url}  store: {store_url}  gRPC: {grpc_port}", file=sys.stderr, flush=True)
 
 
 def _settings(argv: list[str]) -> Settings:
     parser = argparse.ArgumentParser(prog="costspan collector", description=(main.__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the log and the embedded store")
-    parser.add_argument("--host", default="127.0.0.1", help="address to take payloads on (default: %(default)s)")
+    parser.add_argument("--host", default=LOOPBACK, help="address to take payloads on (default: %(default)s)")
     parser.add_argument(
-        "--port", type=_port, default=4318, help="port to take payloads on, 0 for a free one (default: %(default)s)"
+        "--port", type=_port, default=_HTTP_PORT, help="port to take payloads on, 0 for a free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--grpc-port",
+        type=_port,
+        metavar="PORT",
+        help=f"port to take payloads on over gRPC, 0 for a free one (default: {_GRPC_PORT}; a free one with another --port)",
     )
     parser.add_argument(
         "--store",
@@ -56,8 +66,13 @@ def _settings(argv: list[str]) -> Settings:
         "--store-port",
         type=_port,
         default=8123,
-        help="loopback port of the embedded store, 0 for a free one (default: %(default)s)",
+        help="port of the embedded store, 0 for a free one (default: %(default)s)",
     )
+    parser.add_argument(
+        "--store-host", default=LOOPBACK, help="address that the embedded store answers on (default: %(default)s)"
+    )
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate for intake and embedded store, PEM")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     parser.add_argument(
         "--disk-budget-mb",
         type=_megabytes,
@@ -68,16 +83,34 @@ def _settings(argv: list[str]) -> Settings:
     parser.add_argument(
         "--max-body-mb", type=_megabytes, default="32", metavar="N", help="largest payload, unpacked (default: %(default)s)"
     )
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="WHAT=DAYS",
+        help=f"for how many days the store keeps {', '.join(f'{name} ({days})' for name, days in asdict(Keep()).items())}; "
+        f"a number, or {FOREVER}",
+    )
     given = parser.parse_args(argv)
     return Settings(
         data=given.data.absolute(),
         host=given.host,
         port=given.port,
+        grpc_port=_grpc_port(given.port) if given.grpc_port is None else given.grpc_port,
         store=given.store,
+        store_host=given.store_host,
         store_port=given.store_port,
+        tls_cert=given.tls_cert,
+        tls_key=given.tls_key,
         disk_budget_bytes=given.disk_budget_mb,
         max_body_bytes=given.max_body_mb,
+        keep=Keep.parse(given.keep),
     )
+
+
+def _grpc_port(port: int) -> int:
+    """Beside the standard port the standard one for gRPC: two collectors on one machine do not get in each other's way."""
+    return _GRPC_PORT if port == _HTTP_PORT else 0
 
 
 def _port(text: str) -> int:

@@ -10,25 +10,42 @@ import socket
 from collections.abc import Callable, Iterator
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
-from costspan_collector.door import build_door
-from costspan_collector.embedded import Engine
+from costspan_collector.door.app import build_door
+from costspan_collector.embedded.engine import Engine
 from costspan_collector.errors import StartError
-from costspan_collector.intake import Handlers, build_intake
+from costspan_collector.intake.app import build_intake
+from costspan_collector.intake.connection import GuardedProtocol
+from costspan_collector.intake.delivery import Delivery, Handlers
+from costspan_collector.intake.otlp_grpc import GrpcIntake
+from costspan_collector.security.access import Access
+from costspan_collector.security.exposure import check_exposure
+from costspan_collector.security.gate import Gate
 from costspan_collector.service import Collector
 from costspan_collector.settings import EMBEDDED, Settings
 
-_LOOPBACK = "127.0.0.1"
 _GRACE_S = 5
 _BACKLOG = 256
+_MOST_CONNECTIONS = 1000
 
 
 class _Server(uvicorn.Server):
     """A uvicorn server among others: signals are for the process, not for one of them."""
 
-    def __init__(self, app: FastAPI, bound: socket.socket) -> None:
-        super().__init__(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=_GRACE_S))
+    def __init__(self, app: Starlette, bound: socket.socket, settings: Settings) -> None:
+        config = uvicorn.Config(
+            app,
+            http=GuardedProtocol,
+            ws="none",
+            lifespan="off",
+            log_level="error",  # what a peer does wrong is its own affair
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_graceful_shutdown=_GRACE_S,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
+        )
+        super().__init__(config)
         self.bound = bound
         self.listening = asyncio.Event()
 
@@ -41,32 +58,39 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(settings: Settings, ready: Callable[[str, str], None]) -> bool:
+def serve(settings: Settings, ready: Callable[[str, str, int], None]) -> bool:
     """Collect until SIGTERM or SIGINT, then write what the log holds.
 
     Args:
         settings: What the collector is told.
-        ready: Called with the URLs of the intake and of the store, once both answer.
+        ready: Called with the URLs of the intake and of the store and the port for gRPC, once all answer.
 
     Returns:
         Whether everything taken is in the store; what is not stays in the log for the next start.
 
     Raises:
-        StartError: A port or the data folder cannot be used.
+        StartError: A port or the data folder cannot be used, or would be open to everybody.
+        KeysError, RulesError: A file in the data folder is wrong.
     """
+    access = Access(settings.data)
+    gate = Gate(access, settings.data)
+    check_exposure(settings, access)
     with contextlib.ExitStack() as stack:
         intake_socket = stack.enter_context(listen(settings.host, settings.port, "--port"))
         door_socket = None
         if settings.store == EMBEDDED:
-            door_socket = stack.enter_context(listen(_LOOPBACK, settings.store_port, "--store-port"))
+            door_socket = stack.enter_context(listen(settings.store_host, settings.store_port, "--store-port"))
+        over_grpc = stack.enter_context(contextlib.closing(GrpcIntake(settings)))
         collector = Collector(settings)
-        handlers = Handlers(collector.append, collector.schema_of, collector.health)
-        servers = [_Server(build_intake(handlers, settings.max_body_bytes), intake_socket)]
+        delivery = Delivery(Handlers(gate.admit, collector.append, collector.schema_of, collector.health))
+        over_grpc.start(delivery)
+        servers = [_Server(build_intake(delivery, settings.max_body_bytes), intake_socket, settings)]
         if door_socket:
             engine = stack.enter_context(contextlib.closing(Engine(collector.store_folder)))
-            servers.append(_Server(build_door(engine), door_socket))
-        store_url = _url(door_socket) if door_socket else settings.store
-        asyncio.run(_run(servers, lambda: ready(_url(intake_socket), store_url)))
+            servers.append(_Server(build_door(engine, access), door_socket, settings))
+        scheme = "https" if settings.tls_cert else "http"
+        store_url = _url(scheme, door_socket) if door_socket else settings.store
+        asyncio.run(_run(servers, lambda: ready(_url(scheme, intake_socket), store_url, over_grpc.port)))
     return collector.close()
 
 
@@ -93,9 +117,9 @@ def listen(host: str, port: int, option: str) -> socket.socket:
     return bound
 
 
-def _url(bound: socket.socket) -> str:
+def _url(scheme: str, bound: socket.socket) -> str:
     host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def _run(servers: list[_Server], ready: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,29 @@ import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from costspan_collector.errors import BusyError, StartError
+from costspan.clock import now_ns
+from costspan_collector.errors import BusyError, StartError, StoreAwayError
 from costspan_collector.files import write_whole
-from costspan_collector.log import Budget, Log
-from costspan_collector.record import Record
+from costspan_collector.intake.signals import SIGNALS
 from costspan_collector.settings import EMBEDDED, Settings
-from costspan_collector.sinks import LedgerSink, Sink, SpanSink
-from costspan_collector.store import apply_schema, connect_embedded, connect_server, own
-from costspan_collector.tables import SPANS, TIME_COLUMN, arrow_schema
-from costspan_collector.writer import Writer
+from costspan_collector.store.clickhouse import apply_schema, connect_embedded, connect_server, own
+from costspan_collector.store.sinks import LedgerSink, SignalSink, Sink
+from costspan_collector.store.tables import METRICS, SPANS, TIME_COLUMN, arrow_schema
+from costspan_collector.store.upkeep import Upkeep
+from costspan_collector.store.writer import Writer
+from costspan_collector.wal.budget import Budget
+from costspan_collector.wal.log import Log
+from costspan_collector.wal.quarantine import Quarantine
+from costspan_collector.wal.record import Record
 
-_DRAIN_S = 30.0
-_STREAMS = (SPANS, *TIME_COLUMN)
+QUARANTINE = "quarantine"
+"""The folder in the data folder with what the store refuses."""
+
+_DRAIN_S = 20.0
+_GRACE_S = 1.0
+_NS_PER_S = 1_000_000_000
+_STREAMS = (*SIGNALS, *TIME_COLUMN)
+_BY_CONTENT = frozenset({SPANS, METRICS})  # two equal log records may be two; no two spans are equal, nor data points
 
 
 class Collector:
@@ -42,9 +54,14 @@ class Collector:
         self._keep_open = self._open_embedded() if settings.store == EMBEDDED else None
         folder = settings.data / "log"
         self._budget = Budget(settings.disk_budget_bytes)
-        self._logs = {stream: Log(folder / stream, self._budget, self._wake) for stream in _STREAMS}
-        self._writer = Writer(self._logs, self._sink_of, self._connect, settings.data / "quarantine", _identity(folder))
+        self._logs = {
+            stream: Log(folder / stream, self._budget, self._wake, by_content=stream in _BY_CONTENT) for stream in _STREAMS
+        }
+        self._quarantine = Quarantine(settings.data / QUARANTINE, self._budget)
+        self._writer = Writer(self._logs, self._sink_of, self._connect, self._quarantine, _identity(folder))
         self._writer.start()
+        self._upkeep = Upkeep(self._visit, settings.keep)
+        self._upkeep.start()
 
     @property
     def store_folder(self) -> Path:
@@ -71,9 +88,12 @@ class Collector:
             stream: {
                 "pending_bytes": log.pending_bytes,
                 "pending_records": log.pending_records,
+                "oldest_pending_seconds": _age_s(log.oldest_ns()),
                 "accepted_records": log.accepted_records,
                 "accepted_items": log.accepted_items,
                 "written_records": self._writer.written_records[stream],
+                "inserts": self._writer.inserts[stream],
+                "insert_seconds": self._writer.insert_seconds[stream],
                 "quarantined_records": self._writer.quarantined_records[stream],
             }
             for stream, log in self._logs.items()
@@ -83,6 +103,7 @@ class Collector:
             "pending_bytes": sum(state["pending_bytes"] for state in streams.values()),
             "pending_records": sum(state["pending_records"] for state in streams.values()),
             "store": {"up": bool(self._schemas) and not self._writer.trouble, "trouble": self._writer.trouble},
+            "quarantine": {"records": self._quarantine.records, "bytes": self._quarantine.bytes},
             "log": {"used_bytes": self._budget.used_bytes, "budget_bytes": self._budget.limit_bytes},
             "streams": streams,
         }
@@ -93,7 +114,9 @@ class Collector:
         Returns:
             Whether all of it was written; what was not is written after the next start.
         """
+        deadline = time.monotonic() + _DRAIN_S
         written = self._writer.stop(_DRAIN_S)
+        self._upkeep.stop(max(deadline - time.monotonic(), _GRACE_S))
         for log in self._logs.values():
             log.close()
         if self._keep_open:
@@ -123,8 +146,20 @@ class Collector:
         self._schemas = {table: arrow_schema(client, table) for table in TIME_COLUMN}
         return client
 
+    def _visit(self) -> Client:
+        """A connection to a store that is there and has its tables."""
+        if self._settings.store == EMBEDDED:
+            return connect_embedded(self.store_folder)
+        if not self._schemas:
+            raise StoreAwayError("the store has not been reached yet")
+        return connect_server(self._settings.store)
+
     def _sink_of(self, stream: str) -> Sink:
-        return SpanSink() if stream == SPANS else LedgerSink(stream, self._schemas[stream])
+        return SignalSink(stream) if stream in SIGNALS else LedgerSink(stream, self._schemas[stream])
+
+
+def _age_s(at_ns: int | None) -> float:
+    return 0.0 if at_ns is None else max(now_ns() - at_ns, 0) / _NS_PER_S
 
 
 def _identity(folder: Path) -> str:

@@ -30,7 +30,9 @@ class Runtime:
         client = uuid.uuid4().hex
         self.settings = settings
         self.who = {key: name for key, name in ((TENANT, settings.tenant), (FEATURE, settings.feature)) if name}
-        self.outbox: Outbox = tracing.make_outbox(settings.endpoint, project=settings.project, client=client)
+        self.outbox: Outbox = tracing.make_outbox(
+            settings.endpoint, project=settings.project, client=client, api_key=settings.api_key
+        )
         provider = tracing.provider_through(self.outbox, project=settings.project, service=settings.service, client=client)
         self.tracer: Tracer = provider.get_tracer("costspan")
 
@@ -48,6 +50,7 @@ def init(
     *,
     project: str | None = None,
     endpoint: str | None = None,
+    api_key: str | None = None,
     service: str | None = None,
     tenant: str | None = None,
     feature: str | None = None,
@@ -60,18 +63,21 @@ def init(
     Args:
         project: Boundary of keys and rows; else ``COSTSPAN_PROJECT``, else ``default``.
         endpoint: Base URL of the collector; else ``COSTSPAN_ENDPOINT``, else ``http://127.0.0.1:4318``.
+        api_key: Key for the collector; else ``COSTSPAN_API_KEY``, else none.
         service: Name of the app; else ``COSTSPAN_SERVICE``.
         tenant: Whose traffic, where no unit of work says otherwise; else ``COSTSPAN_TENANT``.
         feature: Part of the app, likewise; else ``COSTSPAN_FEATURE``.
 
     Raises:
-        SettingError: The endpoint is no HTTP URL, or the project cannot be sent as a header.
+        SettingError: The endpoint is no HTTP URL, or the project or the key cannot be sent as a header.
     """
     global _runtime  # noqa: PLW0603  (one a process is the point)
     with _starting:
         if _runtime is not None:
             return
-        settings = Settings.read(project=project, endpoint=endpoint, service=service, tenant=tenant, feature=feature)
+        settings = Settings.read(
+            project=project, endpoint=endpoint, api_key=api_key, service=service, tenant=tenant, feature=feature
+        )
         _runtime = Runtime(settings)
         atexit.register(shutdown, _AT_EXIT_S)
 

@@ -15,18 +15,24 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import requests
+from google.protobuf.message import DecodeError
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # ships no types
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import NewConnectionError
 
 from costspan.errors import SettingError
+from costspan.semconv import HEADER_KEY
+from costspan.settings import api_key_or_environment
 
 _logger = logging.getLogger("costspan")
 
 _TIMEOUT_S = (5.0, 10.0)  # to connect, to answer
 _TRANSIENT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-_BUSY = frozenset({429, 502, 503, 504})
+_BUSY = frozenset({401, 429, 502, 503, 504})  # a key that has ended is to be replaced, and the payload is right
+_DENIED = 401
+_PROTOBUF = "application/x-protobuf"
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
 _LONGEST_SOCKET_PATH = 107
@@ -42,12 +48,13 @@ class Channel:
 
     Args:
         endpoint: Base URL such as ``http://127.0.0.1:4318``, or ``unix:///run/costspan.sock``.
+        api_key: Key for the endpoint; else ``COSTSPAN_API_KEY``, else none. A sidecar gets none, it has its own.
 
     Raises:
-        SettingError: The endpoint is neither.
+        SettingError: The endpoint is neither, or the key cannot be sent as a header.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, api_key: str | None = None) -> None:
         self.endpoint = endpoint
         self.trouble = ""
         """Why the last try failed; "" when it did not."""
@@ -58,15 +65,17 @@ class Channel:
             self._session.trust_env = False  # a proxy would be sent an absolute URL
         else:
             self._base = _checked_url(endpoint)
-        self._told = False
+            if key := _checked_key(api_key):
+                self._session.headers[HEADER_KEY] = key
+        self._told = 0
 
     def send(
         self, path: str, body: bytes, headers: Mapping[str, str], closed: threading.Event, patience_s: float = math.inf
     ) -> bool:
         """Send one payload until it is settled.
 
-        Connection errors, timeouts and the statuses 429, 502, 503 and 504 are tried again, with growing pauses or those that
-        the other side asks for.
+        Connection errors, timeouts and the statuses 401, 429, 502, 503 and 504 are tried again, with growing pauses or those
+        that the other side asks for.
 
         Args:
             path: Where on the endpoint, such as ``/v1/traces``.
@@ -102,20 +111,27 @@ class Channel:
             )
         except _TRANSIENT as error:
             self.trouble = _reason(error)
-            if not self._told:
-                self._told = True
-                _logger.warning("cannot reach the collector at %s, trying on: %s", self.endpoint, self.trouble)
+            self._tell(logging.WARNING, "cannot reach the collector at %s, trying on: %s")
             return 0.0
         except requests.RequestException as error:
             raise RefusedError(f"(it cannot be sent): {error}") from error
-        self.trouble, self._told = "", False
+        self.trouble = ""
         if response.status_code // 100 == 2:
+            self._told = 0
             return None
         sentence = _sentence_of(response)
         if response.status_code in _BUSY:
             self.trouble = f"({response.status_code}) {sentence}"
+            if response.status_code == _DENIED:
+                self._tell(logging.ERROR, "the collector at %s takes nothing, trying on: %s")
             return _retry_after_s(response.headers.get("Retry-After"))
         raise RefusedError(f"({response.status_code}): {sentence}")
+
+    def _tell(self, level: int, message: str) -> None:
+        """Log a trouble, until it works again each level once."""
+        if self._told < level:
+            self._told = level
+            _logger.log(level, message, self.endpoint, self.trouble)
 
 
 class _UnixConnection(HTTPConnection):
@@ -165,6 +181,13 @@ def _checked_url(endpoint: str) -> str:
     return endpoint.rstrip("/")
 
 
+def _checked_key(api_key: str | None) -> str:
+    key = api_key_or_environment(api_key)
+    if not key.isascii() or not key.isprintable():
+        raise SettingError("the API key (COSTSPAN_API_KEY) cannot be sent as a header: it must be printable ASCII")
+    return key
+
+
 def _socket_path(endpoint: str) -> str:
     parts = urlsplit(endpoint)
     path = unquote(parts.path)
@@ -191,10 +214,12 @@ def _reason(error: requests.RequestException) -> str:
 
 
 def _sentence_of(response: requests.Response) -> str:
-    """Why the server refused: the ``error`` of a JSON body, such as the collector's, else the body itself."""
+    """Why the server refused: OTLP's Status, the ``error`` of a JSON body, such as the collector's, else the body itself."""
     try:
+        if response.headers.get("Content-Type") == _PROTOBUF:
+            return str(Status.FromString(response.content).message)
         return str(response.json()["error"])
-    except (ValueError, KeyError, TypeError):
+    except (DecodeError, ValueError, KeyError, TypeError):
         return response.text.strip()[:500] or response.reason
 
 

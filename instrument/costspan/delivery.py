@@ -28,14 +28,24 @@ class Delivery:
         client: ``service.instance.id`` of the sending process. Numbers are unique within a client and a stream.
         stream: What is sent: ``spans``, or the name of a ledger table.
         patience_s: How long one payload is tried, in seconds.
+        api_key: Key for the collector; else ``COSTSPAN_API_KEY``, else none.
 
     Raises:
-        SettingError: The endpoint is no such URL, or a name cannot be sent as a header.
+        SettingError: The endpoint is no such URL, or a name or the key cannot be sent as a header.
     """
 
-    def __init__(self, endpoint: str, *, project: str, client: str, stream: str, patience_s: float = 300.0) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        project: str,
+        client: str,
+        stream: str,
+        patience_s: float = 300.0,
+        api_key: str | None = None,
+    ) -> None:
         self._stream = stream
-        self._channel = Channel(endpoint)
+        self._channel = Channel(endpoint, api_key)
         self._identity = {HEADER_PROJECT: _checked_name("project", project), HEADER_CLIENT: _checked_name("client", client)}
         self._patience_s = patience_s
         self._turn = threading.Lock()

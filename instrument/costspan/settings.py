@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,7 @@ class Settings:
     Attributes:
         project: Boundary of keys and rows.
         endpoint: Base URL of the collector.
+        api_key: Key for the collector, "" for none.
         service: Name of the app.
         tenant: Whose traffic, where no unit of work says otherwise; "" for nobody's in particular.
         feature: Part of the app, likewise.
@@ -20,6 +21,7 @@ class Settings:
 
     project: str
     endpoint: str
+    api_key: str = field(repr=False)
     service: str
     tenant: str
     feature: str
@@ -30,6 +32,7 @@ class Settings:
         *,
         project: str | None = None,
         endpoint: str | None = None,
+        api_key: str | None = None,
         service: str | None = None,
         tenant: str | None = None,
         feature: str | None = None,
@@ -38,10 +41,16 @@ class Settings:
         return cls(
             project=_pick(project, "COSTSPAN_PROJECT", "default"),
             endpoint=_pick(endpoint, "COSTSPAN_ENDPOINT", "http://127.0.0.1:4318"),
+            api_key=api_key_or_environment(api_key),
             service=_pick(service, "COSTSPAN_SERVICE", "unknown_service"),
             tenant=_pick(tenant, "COSTSPAN_TENANT", ""),
             feature=_pick(feature, "COSTSPAN_FEATURE", ""),
         )
+
+
+def api_key_or_environment(api_key: str | None) -> str:
+    """The key that is given, else ``COSTSPAN_API_KEY``, else ""."""
+    return _pick(api_key, "COSTSPAN_API_KEY", "")
 
 
 def is_strict() -> bool:

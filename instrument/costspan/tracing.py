@@ -30,9 +30,9 @@ def make_provider(endpoint: str, *, project: str, service: str, client: str) -> 
     )
 
 
-def make_outbox(endpoint: str, *, project: str, client: str) -> Outbox:
+def make_outbox(endpoint: str, *, project: str, client: str, api_key: str | None = None) -> Outbox:
     """The way of spans to the collector."""
-    return Outbox(Delivery(endpoint, project=project, client=client, stream=_STREAM))
+    return Outbox(Delivery(endpoint, project=project, client=client, stream=_STREAM, api_key=api_key))
 
 
 def provider_through(outbox: Outbox, *, project: str, service: str, client: str) -> TracerProvider:

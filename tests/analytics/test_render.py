@@ -60,3 +60,10 @@ def test_small_and_missing_amounts() -> None:
     assert render.usd(0.0000014) == "$0.000001"
     assert render.percent(None) == "–"
     assert "nothing" not in shown(render.verdict(holds=True))
+
+
+def test_usage_without_a_price_is_never_shown_as_nothing() -> None:
+    rows = [{"sku": sku, "usd": 0.0, "waste_usd": 0.0, "postings": 1} for sku in ("tokens.openai.gpt.input", "free")]
+    cost = {"by": "sku", "rows": rows, "posted_usd": 0.0, "waste_usd": 0.0, "unpriced": ["tokens.openai.gpt.input"]}
+    lines = shown(render.cost_table(cost)).splitlines()
+    assert ["no price" in line for line in lines if "tokens.openai" in line or "free" in line][:2] == [True, False]

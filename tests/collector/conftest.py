@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from subprocess import TimeoutExpired
 
 import pytest
+from clickhouse_connect.driver.client import Client
 
+from costspan_collector.store.clickhouse import apply_schema, connect_embedded
 from tests.collector.harness import Running
 
 Start = Callable[..., Running]
@@ -34,3 +37,29 @@ def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = Running(tmp_path_factory.mktemp("shared") / "data", "--max-body-mb", "1")
     yield running
     assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def opened_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A store in this process, which may have no other open."""
+    folder, before = tmp_path_factory.mktemp("store"), Path.cwd()
+    os.chdir(folder)  # chDB keeps a cache where it is opened
+    with connect_embedded(folder / "store") as client:
+        apply_schema(client)
+        yield client
+    os.chdir(before)
+
+
+@pytest.fixture
+def store(opened_store: Client) -> Iterator[Client]:
+    """A store without rows, whose tables do not age."""
+    yield opened_store
+    tables = opened_store.query(
+        "SELECT name, total_rows > 0, position(create_table_query, ' TTL ') > 0 FROM system.tables "
+        "WHERE database = currentDatabase() AND engine LIKE '%MergeTree' AND name != 'schema_files'"
+    ).result_rows
+    for name, filled, ages in tables:
+        if filled:
+            opened_store.command(f"TRUNCATE TABLE {name}")
+        if ages:
+            opened_store.command(f"ALTER TABLE {name} REMOVE TTL")

@@ -13,20 +13,21 @@ import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from email.message import Message
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import clickhouse_connect
 import httpx
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # ships no types
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from costspan import semconv
-from costspan_collector.record import Record
+from costspan_collector.wal.record import Record
 
 PROTOBUF = "application/x-protobuf"
 ARROW = "application/vnd.apache.arrow.stream"
-_READY = re.compile(r"collector ready: (http://\S+)  store: (http://\S+)")
+_READY = re.compile(r"collector ready: (https?://\S+)  store: (https?://\S+)  gRPC: (\d+)")
 
 
 class Batch(NamedTuple):
@@ -89,10 +90,10 @@ def evictions(steps: Iterable[int | None], schema: Mapping[str, pa.DataType] | N
     return pa.Table.from_pylist(rows, schema=pa.schema(kinds | dict(schema or {})))
 
 
-def ipc(table: pa.Table) -> bytes:
+def ipc(table: pa.Table, compression: Literal["lz4", "zstd"] | None = None) -> bytes:
     """A table as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
 
@@ -102,6 +103,14 @@ def record(sequence: int, payload: bytes, *, stream: str = "spans", client: str 
     return Record(
         "acme", client, stream, sequence, items, items * sequence, 1_790_000_000_000_000_000 + sequence * 1_000_000, payload
     )
+
+
+def sentence(answer: httpx.Response) -> str:
+    """Why a payload was refused: what OTLP's paths answer is a ``google.rpc.Status``."""
+    if answer.headers["content-type"] == PROTOBUF:
+        return str(Status.FromString(answer.content).message)
+    said = answer.json()
+    return str(said.get("message") or said["error"])
 
 
 class Running:
@@ -120,6 +129,12 @@ class Running:
             "0",
             "--store-port",
             "0",
+            "--keep",
+            "rows=forever",  # what tests send is from when they were written
+            "--keep",
+            "signals=forever",
+            "--keep",
+            "rollups=forever",
             *options,
         ]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -129,7 +144,7 @@ class Running:
         for line in self._stderr:
             lines.append(line)
             if ready := _READY.match(line):
-                self.url, self.store = ready[1], ready[2]
+                self.url, self.store, self.grpc = ready[1], ready[2], f"127.0.0.1:{ready[3]}"
                 return
         raise AssertionError("".join(lines))
 
@@ -142,8 +157,8 @@ class Running:
         state: dict[str, Any] = httpx.get(self.url + "/health", timeout=20, trust_env=False).json()
         return state
 
-    def client(self) -> Client:
-        return clickhouse_connect.get_client(dsn=self.store)
+    def client(self, key: str = "") -> Client:
+        return clickhouse_connect.get_client(dsn=self.store, password=key)
 
     def drained(self) -> None:
         """Wait until everything taken is in the store."""
@@ -161,6 +176,12 @@ class Running:
         status = self.process.wait(timeout=40)
         self._stderr.close()
         return status
+
+
+def audited(store: str, project: str = "p") -> subprocess.CompletedProcess[str]:
+    """What ``costspan audit`` says of a project."""
+    command = [sys.executable, "-m", "costspan.cli", "audit", "--store", store, "--project", project]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def wait_until(true: Callable[[], bool], timeout_s: float = 20.0) -> None:

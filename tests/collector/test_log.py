@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costspan_collector.errors import BusyError, LogFullError
-from costspan_collector.log import Budget, Log
-from costspan_collector.record import Record, decode_all, encode
+from costspan_collector.wal.budget import Budget
+from costspan_collector.wal.log import Log
+from costspan_collector.wal.record import Record, decode_all, encode
 from tests.collector.harness import record
 
 MANY = 1 << 30
@@ -109,6 +112,89 @@ def test_damage_in_an_older_segment_is_set_aside_and_the_rest_is_read(tmp_path: 
     log = opened(tmp_path)
     assert [each.sequence for each in written(log)] == [1, 2, 3]
     assert len(list(tmp_path.glob("*.damaged"))) == 1
+    log.close()
+
+
+def test_damage_in_the_middle_costs_what_is_damaged_and_no_more(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    for number in range(6):
+        log.append(record(number, bytes([number]) * 150))
+    log.close()
+    path = next(tmp_path.glob("*.log"))
+    raw = bytearray(path.read_bytes())
+    place = raw.index(bytes([2]) * 150)
+    raw[place] = 99
+    path.write_bytes(raw)
+    for _ in range(2):  # the second time there is nothing new
+        log = opened(tmp_path)
+        assert log.pending_records == 5
+        log.close()
+        assert sum(file.stat().st_size for file in tmp_path.glob("*.damaged")) == len(encode(record(2, bytes(150))))
+    log = opened(tmp_path)
+    assert log.append(record(2, b"sent again"))
+    assert [each.sequence for each in written(log)] == [0, 1, 3, 4, 5, 2]
+    log.close()
+
+
+def test_a_log_that_is_shorter_than_its_cursor_goes_on_behind_it(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    for number in range(3):
+        log.append(record(number, b"x" * 100))
+    written(log)
+    log.close()
+    os.truncate(next(tmp_path.glob("*.log")), 10)
+    log = opened(tmp_path)
+    assert log.append(record(7, b"later"))
+    assert [each.payload for each in written(log)] == [b"later"]
+    log.close()
+
+
+def test_a_full_disk_refuses_before_the_cursor_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = opened(tmp_path, segment_bytes=300)
+    log.append(record(1, b"x" * 200))
+    disk = os.statvfs(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstatvfs", lambda _file: os.statvfs_result((disk.f_bsize, disk.f_frsize, 0, 0, 2, *disk[5:])))
+        with pytest.raises(LogFullError, match="free disk space"):
+            log.append(record(2, b"x" * 200))
+    assert log.append(record(2, b"x" * 200))
+    assert [each.sequence for each in written(log)] == [1, 2]
+    log.close()
+
+
+def test_a_segment_that_cannot_be_begun_leaves_the_last_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = opened(tmp_path, segment_bytes=300)
+    log.append(record(1, b"x" * 200))
+
+    def none_left(*_args: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", none_left)
+        with pytest.raises(LogFullError, match="Too many open files"):
+            log.append(record(2, b"x" * 200))
+    assert log.append(record(2, b"x" * 200))
+    assert [each.sequence for each in written(log)] == [1, 2]
+    log.close()
+
+
+def test_the_same_bytes_without_a_number_are_the_same_payload(tmp_path: Path) -> None:
+    def again() -> Log:
+        return Log(tmp_path, Budget(MANY), segment_bytes=300, by_content=True)
+
+    log = again()
+    for number in range(10):
+        assert log.append(record(0, bytes([number]) * 100, client=""))
+    assert not log.append(record(0, bytes(100), client=""))
+    assert log.append(replace(record(0, bytes(100), client=""), project="another"))
+    assert log.append(record(0, bytes(100)))  # a number says more than the content
+    log.close()
+    log = again()
+    assert not any(log.append(record(0, bytes([number]) * 100, client="")) for number in range(10))
+    assert len(written(log)) == 12
+    log.close()
+    log = again()  # the segments are gone
+    assert not any(log.append(record(0, bytes([number]) * 100, client="")) for number in range(10))
     log.close()
 
 

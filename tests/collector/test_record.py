@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costspan_collector.record import Record, TornRecordError, decode, decode_all, encode, record_ends
-from costspan_collector.seen import Seen
+from costspan_collector.wal.record import Record, TornRecordError, decode, decode_all, encode, record_ends
+from costspan_collector.wal.seen import Seen
 
 NUMBERS = st.integers(0, 2**64 - 1)
 NAMES = st.text(max_size=20)

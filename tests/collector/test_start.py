@@ -11,8 +11,8 @@ from clickhouse_connect.driver.client import Client
 from costspan import semconv
 from costspan_collector.cli import main
 from costspan_collector.errors import StartError
-from costspan_collector.store import apply_schema, connect_embedded, schema
-from costspan_collector.tables import TIME_COLUMN, arrow_schema
+from costspan_collector.store.clickhouse import apply_schema, connect_embedded, schema
+from costspan_collector.store.tables import TIME_COLUMN, arrow_schema
 from tests.collector.conftest import Start
 from tests.collector.harness import ARROW, Running, ipc, wait_until
 
@@ -76,7 +76,7 @@ def test_a_view_whose_text_changed_is_defined_anew(tmp_path: Path, monkeypatch: 
     )
     with connect_embedded(tmp_path / "store") as client:
         apply_schema(client)
-        monkeypatch.setattr("costspan_collector.store.schema", lambda: changed)
+        monkeypatch.setattr("costspan_collector.store.clickhouse.schema", lambda: changed)
         apply_schema(client)
         client.query("SELECT took_ns FROM calls")
         client.command(
@@ -93,7 +93,7 @@ def test_a_store_whose_tables_another_version_made_is_refused(tmp_path: Path, mo
     with connect_embedded(tmp_path / "other") as client:
         apply_schema(client)
         changed = schema() | {"001_deliveries.sql": "CREATE TABLE other (x Int8) ENGINE = Null"}
-        monkeypatch.setattr("costspan_collector.store.schema", lambda: changed)
+        monkeypatch.setattr("costspan_collector.store.clickhouse.schema", lambda: changed)
         with pytest.raises(StartError, match=r"001_deliveries\.sql differs"):
             apply_schema(client)
 

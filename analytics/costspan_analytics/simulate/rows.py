@@ -23,10 +23,10 @@ from costspan.semconv import SERVICE_INSTANCE, SERVICE_NAME, SKU_GPU_HOUR
 from costspan_analytics.book import CURRENCY
 from costspan_analytics.errors import AnalyticsError
 from costspan_analytics.store import Store
-from costspan_collector.record import Record, encode
-from costspan_collector.sinks import LedgerSink, SpanSink
-from costspan_collector.store import apply_schema, connect_embedded, own
-from costspan_collector.tables import SPANS, arrow_schema
+from costspan_collector.store.clickhouse import apply_schema, connect_embedded, own
+from costspan_collector.store.sinks import LedgerSink, SignalSink
+from costspan_collector.store.tables import SPANS, arrow_schema
+from costspan_collector.wal.record import Record, encode
 from costspan_engine.simulate.life import Life
 from costspan_engine.simulate.scenario import Scenario
 from costspan_engine.simulate.world import EPOCH_NS, Ids, Kept, Played, Show, play
@@ -130,7 +130,7 @@ class _Intake:
             total += len(some)
             payload = encode_spans(some).SerializeToString()
             record = Record(self.project, sender, SPANS, number, len(some), total, EPOCH_NS, payload)
-            SpanSink().insert(self._client, encode(record), f"{self.project}/{SPANS}/{sender}/{number}")
+            SignalSink(SPANS).insert(self._client, encode(record), f"{self.project}/{SPANS}/{sender}/{number}")
 
 
 def _store_engine(intake: _Intake, life: Life, played: Played, seed: int) -> None:

@@ -5,11 +5,12 @@ CREATE TABLE IF NOT EXISTS deliveries
     project   LowCardinality(String),
     client    LowCardinality(String),
     stream    LowCardinality(String),                    -- spans, or the name of a ledger table
-    sequence  UInt64,
-    items     UInt64,
-    total     UInt64,
-    received  DateTime64(3)
+    sequence  UInt64 CODEC(DoubleDelta, ZSTD(3)),
+    items     UInt64 CODEC(T64, ZSTD(3)),
+    total     UInt64 CODEC(Delta, ZSTD(3)),
+    received  DateTime64(3) CODEC(Delta, ZSTD(3))
 )
 ENGINE = MergeTree
+PARTITION BY toDate(received, 'UTC')
 ORDER BY (project, client, stream, sequence)
-SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS default_compression_codec = 'ZSTD(3)', non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;

@@ -1,6 +1,7 @@
 -- Any OTLP span. All *_ns columns are nanoseconds since the Unix epoch, or durations in nanoseconds. Ids are hex.
 --
--- The order keeps a trace's spans together: half of what a span weighs is ids, and then most of them repeat the line before.
+-- Sorted by arrival: what is inserted later comes later, so that merging parts is copying them. Within a payload a trace's spans
+-- lie together: half of what a span weighs is ids, and then most of them repeat the line before. A time is found by its index.
 
 CREATE TABLE IF NOT EXISTS spans
 (
@@ -33,14 +34,16 @@ CREATE TABLE IF NOT EXISTS spans
     attributes          Map(LowCardinality(String), String) CODEC(ZSTD(1)),  -- as they came, without those that a column repeats
     events              Nested(at_ns Int64, name LowCardinality(String), attributes Map(LowCardinality(String), String)) CODEC(ZSTD(1)),
     links               Nested(trace_id String, span_id String) CODEC(ZSTD(1)),
-    received            DateTime64(3) CODEC(ZSTD(1)),
-    INDEX by_trace trace_id TYPE bloom_filter(0.01) GRANULARITY 1
+    received            DateTime64(3) CODEC(Delta, ZSTD(1)),
+    INDEX by_trace trace_id TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX by_start start_ns TYPE minmax GRANULARITY 1
 )
 ENGINE = MergeTree
-PARTITION BY toDate(fromUnixTimestamp64Nano(start_ns))
-ORDER BY (project, intDiv(start_ns, 60000000000), trace_id, start_ns)
+PARTITION BY toDate(fromUnixTimestamp64Nano(start_ns, 'UTC'))
+ORDER BY (project, received, trace_id, start_ns)
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1,
-    min_bytes_for_wide_part = 536870912;                 -- one file a part for long: a file for each column is as many fsyncs
+    min_bytes_for_wide_part = 536870912,                 -- one file a part for long: a file for each column is as many fsyncs
+    merge_selector_base = 12;                            -- wide merges: each row is written again less often
 
 -- Prompts, answers and other text that people wrote, of projects that ask for it to be kept. Apart from the spans, so that no
 -- query meets it by chance and it can be dropped sooner.
@@ -56,7 +59,7 @@ CREATE TABLE IF NOT EXISTS payloads
     INDEX by_trace trace_id TYPE bloom_filter(0.01) GRANULARITY 1
 )
 ENGINE = MergeTree
-PARTITION BY toDate(fromUnixTimestamp64Nano(start_ns))
+PARTITION BY toDate(fromUnixTimestamp64Nano(start_ns, 'UTC'))
 ORDER BY (project, intDiv(start_ns, 60000000000), trace_id, span_id)
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
@@ -70,7 +73,14 @@ CREATE TABLE IF NOT EXISTS landing
     items     UInt64,
     total     UInt64,
     received  Int64,
-    request   Tuple(resource_spans Array(Tuple(
+    request   Tuple(
+    contents Array(Tuple(
+        trace_id              String,
+        span_id               String,
+        start_time_unix_nano  UInt64,
+        attributes            Array(Tuple(key String, value Tuple(string_value String)))
+    )),
+    resource_spans Array(Tuple(
         resource    Tuple(attributes Array(Tuple(key String, value Tuple(string_value String)))),
         scope_spans Array(Tuple(
             scope Tuple(name String),

@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS engines
 )
 ENGINE = MergeTree
 ORDER BY (project, engine, started_ns)
-SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS default_compression_codec = 'ZSTD(3)', non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- One row per engine request. `phases` are its segments in time order; a preempted request has several of a kind.
 CREATE TABLE IF NOT EXISTS attempts
@@ -51,50 +51,48 @@ CREATE TABLE IF NOT EXISTS attempts
     finish_reason      LowCardinality(String),
     prompt_tokens      UInt32,
     cached_tokens      UInt32,
-    output_tokens      UInt32,
-    delivered_tokens   UInt32,                           -- written to the socket
+    output_tokens      UInt32 CODEC(T64, ZSTD(3)),
+    delivered_tokens   UInt32 CODEC(T64, ZSTD(3)),       -- written to the socket
     preemptions        UInt16,
-    received_ns        Int64,                            -- request read by the server
-    enqueued_ns        Int64,                            -- in the engine's inbox
+    received_ns        Int64 CODEC(Delta, ZSTD(3)),      -- request read by the server
+    enqueued_ns        Int64 CODEC(Delta, ZSTD(3)),      -- in the engine's inbox
     first_token_ns     Int64,                            -- end of the step that made it; 0 if none
     disconnect_ns      Int64,                            -- disconnect seen by the server; 0 if none
     disconnect_step    Int64,                            -- step in flight (or last run) at that moment; -1 if none
-    removed_ns         Int64,                            -- out of the batch, blocks free
-    sent_ns            Int64,                            -- last byte handed to the socket
-    last_step          Int64,                            -- last step it took part in; -1 if none
-    cost_ns            Int64,                            -- its share of step time (docs/ledger.md), sums to the steps
+    removed_ns         Int64 CODEC(T64, ZSTD(3)),        -- out of the batch, blocks free
+    sent_ns            Int64 CODEC(T64, ZSTD(3)),        -- last byte handed to the socket
+    last_step          Int64 CODEC(DoubleDelta, ZSTD(3)),  -- last step it took part in; -1 if none
+    cost_ns            Int64 CODEC(T64, ZSTD(3)),        -- its share of step time (docs/ledger.md), sums to the steps
     evicted_tokens     UInt32,                           -- recomputed because another's allocation evicted them
     adapter            LowCardinality(String) DEFAULT '',        -- the LoRA adapter, '' for the model itself
     latency_class      LowCardinality(String) DEFAULT '',        -- interactive, batch
     priority           Int64 DEFAULT 0,                          -- within its class; the lower, the earlier
-    block_ns           Int64 DEFAULT 0,                          -- KV blocks times the nanoseconds it held them
+    block_ns           Int64 DEFAULT 0 CODEC(T64, ZSTD(3)),      -- KV blocks times the nanoseconds it held them
     drafted_tokens     UInt32 DEFAULT 0,                         -- guessed and computed
     accepted_tokens    UInt32 DEFAULT 0,                         -- of these, what it would have said
     prefix             Array(UInt64) DEFAULT [],                 -- hashes of its tokens up to each multiple of the grain
     energy_j           Nullable(Float64) DEFAULT NULL,           -- its share, split as its cost is; NULL where not metered
-    phases Nested
-    (
-        name            LowCardinality(String),
-        start_ns        Int64,
-        duration_ns     Int64,
-        step_first      Int64,                           -- first and last step of the segment; -1 where none
-        step_last       Int64,
-        tokens          UInt32,                          -- computed in the segment
-        context         UInt32,                          -- tokens in the KV cache before step_first
-        cost_ns         Int64,
-        solo_ns         Float64,                         -- latency split (docs/ledger.md): sums to duration_ns
-        interference_ns Float64,
-        deviation_ns    Float64,
-        host_gap_ns     Float64,
-        waste           LowCardinality(String),          -- why part of it is waste: recomputed_*, or ''
-        waste_ns        Int64,                           -- that part of cost_ns
-        culprit         LowCardinality(String)           -- the tenant that caused the waste, or ''
-    )
+    -- The phases: lists that are equally long in every row, as in a Nested, where a column cannot have a codec of its own.
+    `phases.name`            Array(LowCardinality(String)),
+    `phases.start_ns`        Array(Int64),
+    `phases.duration_ns`     Array(Int64) CODEC(T64, ZSTD(3)),
+    `phases.step_first`      Array(Int64) CODEC(T64, ZSTD(3)),   -- first and last step of the segment; -1 where none
+    `phases.step_last`       Array(Int64) CODEC(T64, ZSTD(3)),
+    `phases.tokens`          Array(UInt32) CODEC(T64, ZSTD(3)),  -- computed in the segment
+    `phases.context`         Array(UInt32),                      -- tokens in the KV cache before step_first
+    `phases.cost_ns`         Array(Int64),
+    `phases.solo_ns`         Array(Float64),                     -- latency split (docs/ledger.md): sums to duration_ns
+    `phases.interference_ns` Array(Float64),
+    `phases.deviation_ns`    Array(Float64),
+    `phases.host_gap_ns`     Array(Float64),
+    `phases.waste`           Array(LowCardinality(String)),      -- why part of it is waste: recomputed_*, or ''
+    `phases.waste_ns`        Array(Int64),                       -- that part of cost_ns
+    `phases.culprit`         Array(LowCardinality(String))       -- the tenant that caused the waste, or ''
 )
 ENGINE = MergeTree
-PARTITION BY toDate(fromUnixTimestamp64Nano(enqueued_ns))
+PARTITION BY toDate(fromUnixTimestamp64Nano(enqueued_ns, 'UTC'))
 ORDER BY (project, tenant, enqueued_ns, request_id)
-SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS default_compression_codec = 'ZSTD(3)', non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- One row per iteration of the batch; a row with no participants closes a stretch of idle time.
 -- cold_start + idle + host_gap + duration over all rows is the engine's wall time.
@@ -103,16 +101,16 @@ CREATE TABLE IF NOT EXISTS steps
     project          LowCardinality(String),
     engine           LowCardinality(String),
     device_kind      LowCardinality(String),
-    step             Int64 CODEC(Delta, ZSTD(1)),
-    start_ns         Int64 CODEC(Delta, ZSTD(1)),
-    duration_ns      Int64 CODEC(T64, ZSTD(1)),          -- T, measured by the executor
-    host_gap_ns      Int64 CODEC(T64, ZSTD(1)),          -- before the step, with work waiting
-    idle_ns          Int64 CODEC(T64, ZSTD(1)),          -- before the step, without work
-    cold_start_ns    Int64 CODEC(T64, ZSTD(1)),          -- before the first step: loading until ready
+    step             Int64 CODEC(DoubleDelta, ZSTD(3)),
+    start_ns         Int64 CODEC(Delta, ZSTD(3)),
+    duration_ns      Int64 CODEC(T64, ZSTD(3)),          -- T, measured by the executor
+    host_gap_ns      Int64 CODEC(T64, ZSTD(3)),          -- before the step, with work waiting
+    idle_ns          Int64 CODEC(T64, ZSTD(3)),          -- before the step, without work
+    cold_start_ns    Int64 CODEC(T64, ZSTD(3)),          -- before the first step: loading until ready
     bound            LowCardinality(String),
     participants     UInt16,
     prefill_tokens   UInt32,
-    predicted_ns     Float64,                            -- the cost model's T^ and its coefficients at this step (docs/ledger.md)
+    predicted_ns     Float64 CODEC(Delta, ZSTD(3)),      -- the cost model's T^ and its coefficients at this step (docs/ledger.md)
     fixed_ns         Float64,                            -- a
     prefill_token_ns Float64,                            -- b
     prefill_pair_ns  Float64,                            -- d
@@ -124,40 +122,39 @@ CREATE TABLE IF NOT EXISTS steps
     expert_skew      Float64 DEFAULT 0,                  -- the busiest expert's load over the mean; 1 is even
     prefill_pairs    Float64 DEFAULT 0,                  -- the features that T^ is linear in, beside prefill_tokens
     decode_seqs      UInt16 DEFAULT 0,
-    decode_tokens    Int64 DEFAULT 0,
+    decode_tokens    Int64 DEFAULT 0 CODEC(DoubleDelta, ZSTD(3)),
     padding          UInt16 DEFAULT 0,                   -- rows computed for nobody
     padding_ns       Int64 DEFAULT 0,                    -- their share of duration_ns; with the tenants' it sums to T
     energy_j         Nullable(Float64) DEFAULT NULL,     -- of the step, gap and idle time of this row
-    tenants Nested
-    (
-        name            LowCardinality(String),
-        seqs            UInt16,                          -- sequences holding a slot
-        tokens          UInt32,                          -- of the token budget, this step
-        blocks          UInt32,                          -- KV blocks held
-        compute_ns      Float64,                         -- sum of c over its participants (predicted)
-        prefill_ns      Float64,                         -- the prefill part of compute_ns
-        cost_ns         Float64                          -- sum of phi over its participants; sums to T over tenants
-    )
+    -- By tenant, lists likewise.
+    `tenants.name`       Array(LowCardinality(String)),
+    `tenants.seqs`       Array(UInt16),                  -- sequences holding a slot
+    `tenants.tokens`     Array(UInt32),                  -- of the token budget, this step
+    `tenants.blocks`     Array(UInt32),                  -- KV blocks held
+    `tenants.compute_ns` Array(Float64) CODEC(Delta, ZSTD(3)),  -- sum of c over its participants (predicted)
+    `tenants.prefill_ns` Array(Float64),                 -- the prefill part of compute_ns
+    `tenants.cost_ns`    Array(Float64)                  -- sum of phi over its participants; sums to T over tenants
 )
 ENGINE = MergeTree
-PARTITION BY toDate(fromUnixTimestamp64Nano(start_ns))
+PARTITION BY toDate(fromUnixTimestamp64Nano(start_ns, 'UTC'))
 ORDER BY (project, engine, step, start_ns)
-SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS default_compression_codec = 'ZSTD(3)', non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- A cached block pushed out: whose it was, whose allocation did it.
 CREATE TABLE IF NOT EXISTS evictions
 (
     project   LowCardinality(String),
     engine    LowCardinality(String),
-    at_ns     Int64,
-    step      Int64,
+    at_ns     Int64 CODEC(Delta, ZSTD(3)),
+    step      Int64 CODEC(Delta, ZSTD(3)),
     victim    LowCardinality(String),
     culprit   LowCardinality(String),
     tokens    UInt32
 )
 ENGINE = MergeTree
+PARTITION BY toDate(fromUnixTimestamp64Nano(at_ns, 'UTC'))
 ORDER BY (project, engine, at_ns)
-SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS default_compression_codec = 'ZSTD(3)', non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- The heartbeat of a device. It knows nothing of steps: its hours are the bill.
 CREATE TABLE IF NOT EXISTS gpu_samples
@@ -167,8 +164,8 @@ CREATE TABLE IF NOT EXISTS gpu_samples
     device        LowCardinality(String),
     device_kind   LowCardinality(String),
     client        LowCardinality(String),                -- the process that took the sample
-    start_ns      Int64 CODEC(Delta, ZSTD(1)),           -- the interval that this sample bills
-    end_ns        Int64 CODEC(Delta, ZSTD(1)),
+    start_ns      Int64 CODEC(Delta, ZSTD(3)),           -- the interval that this sample bills
+    end_ns        Int64 CODEC(Delta, ZSTD(3)),
     utilization   Nullable(Float32),                     -- absent, never zero, where the device does not say
     memory_bytes  Nullable(UInt64),
     power_w       Nullable(Float32),
@@ -180,5 +177,6 @@ CREATE TABLE IF NOT EXISTS gpu_samples
     throttle            Nullable(String) DEFAULT NULL    -- why clocks were held down; '' when they were not
 )
 ENGINE = MergeTree
+PARTITION BY toDate(fromUnixTimestamp64Nano(start_ns, 'UTC'))
 ORDER BY (project, host, device, start_ns)
-SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS default_compression_codec = 'ZSTD(3)', non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;

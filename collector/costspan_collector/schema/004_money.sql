@@ -14,7 +14,7 @@ CREATE TABLE IF NOT EXISTS prices
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (project, sku, effective_from, version)
-SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS default_compression_codec = 'ZSTD(3)', non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- Every bill that is not device hours: a vendor's own count of what was used.
 CREATE TABLE IF NOT EXISTS invoices
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS invoices
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (project, invoice_id, sku)
-SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS default_compression_codec = 'ZSTD(3)', non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- The cost ledger, as a report closed it: every row keeps its price's source, version and rate.
 CREATE TABLE IF NOT EXISTS postings
@@ -56,4 +56,4 @@ CREATE TABLE IF NOT EXISTS postings
 )
 ENGINE = MergeTree
 ORDER BY (project, closing, tenant, at_ns, source_id)
-SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS default_compression_codec = 'ZSTD(3)', non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;

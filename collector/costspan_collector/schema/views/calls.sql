@@ -1,4 +1,4 @@
--- One model call as its client measured it.
+-- One model call as its client measured it. Spans of other instrumentations have no such stamps: they are not here.
 CREATE OR REPLACE VIEW calls AS
 SELECT
     project, trace_id, span_id, parent_span_id, service, client, if(tenant = '', 'unknown', tenant) AS tenant, feature, unit,
@@ -15,4 +15,4 @@ SELECT
     toInt64OrZero(attributes['costspan.call.abort_ns']) AS call_abort_ns,
     toUInt32OrZero(attributes['costspan.call.delivered_tokens']) AS delivered_tokens
 FROM spans
-WHERE kind = 'generation';
+WHERE kind = 'generation' AND attributes['costspan.call.start_ns'] != '';

@@ -1,0 +1,1 @@
+"""The door of the embedded store: ClickHouse's HTTP interface, as its clients speak it."""

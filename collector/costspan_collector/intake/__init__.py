@@ -1,0 +1,1 @@
+"""The intake: payloads from the network to the log."""

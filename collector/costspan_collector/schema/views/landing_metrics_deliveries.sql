@@ -1,0 +1,4 @@
+CREATE MATERIALIZED VIEW IF NOT EXISTS landing_metrics_deliveries TO deliveries AS
+SELECT project, client, stream, sequence, items, total, fromUnixTimestamp64Nano(received) AS received
+FROM landing_metrics
+WHERE client != '';

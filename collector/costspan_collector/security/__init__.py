@@ -1,0 +1,1 @@
+"""Who may do what, and what of what they send is kept."""

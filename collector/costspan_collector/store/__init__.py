@@ -1,0 +1,1 @@
+"""ClickHouse: its tables, what is written to them, and how they are looked after."""

@@ -1,0 +1,204 @@
+"""Turns ranges of the logs into few large inserts, whatever happens in between."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from clickhouse_connect.driver.client import Client
+
+from costspan_collector.errors import ContentError, StoreAwayError
+from costspan_collector.settings import MIB
+from costspan_collector.store.clickhouse import Connect
+from costspan_collector.store.sinks import Sink, complete
+from costspan_collector.wal.log import Log, Range
+from costspan_collector.wal.quarantine import Quarantine
+from costspan_collector.wal.record import record_ends
+
+RANGE_BYTES = 32 * MIB
+_GATHER_S = 0.1  # payloads that come within it share an insert
+_GATHER_MUCH_S = 1.0  # where much comes: few large inserts cost less than many small ones, and leave less to merge
+_MUCH_BYTES = RANGE_BYTES // 16
+_LOOK_S = 1.0  # how often the quarantine is looked at while nothing comes
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+
+_logger = logging.getLogger(__name__)
+
+
+class Writer:
+    """Writes the logs to the store, on a thread of its own between :meth:`start` and :meth:`stop`.
+
+    Args:
+        logs: The log of each stream.
+        sink_of: The sink of a stream; called after ``connect``.
+        connect: Opens a connection to the store and brings its schema up to date; raises ``StoreAwayError``.
+        quarantine: Takes records that the store refuses.
+        identity: Name of this set of logs among all that write to the same store; part of every token.
+    """
+
+    def __init__(
+        self, logs: Mapping[str, Log], sink_of: Callable[[str], Sink], connect: Connect, quarantine: Quarantine, identity: str
+    ) -> None:
+        self._logs = logs
+        self._sink_of = sink_of
+        self._connect = connect
+        self._quarantine = quarantine
+        self._identity = identity
+        self._client: Client | None = None
+        self._sinks: dict[str, Sink] = {}
+        self._wanted = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="costspan-writer", daemon=True)
+        self.trouble = ""
+        self.written_records = dict.fromkeys(logs, 0)
+        self.inserts = dict.fromkeys(logs, 0)
+        self.insert_seconds = dict.fromkeys(logs, 0.0)
+        self.quarantined_records = dict.fromkeys(logs, 0)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._wanted.set()
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there is something to write. Any thread."""
+        self._wanted.set()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Write what the logs still hold, and end.
+
+        Returns:
+            Whether all of it was written in time; what was not stays in the logs.
+        """
+        self._stopping.set()
+        self._wanted.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive() and not any(log.pending_bytes for log in self._logs.values())
+
+    def write_pending(self) -> None:
+        """Write everything that the logs hold now. Called by the writer's thread, or by a test instead of it.
+
+        Raises:
+            StoreError: The store does not take it.
+        """
+        client = self._connected()
+        self._replay(client)
+        for refusal in [self._write(client, stream) for stream in self._logs]:
+            if refusal:
+                raise refusal
+
+    def _write(self, client: Client, stream: str) -> StoreAwayError | None:
+        """Write a stream; what the store says against one table need not hold for another, so that is returned."""
+        log = self._logs[stream]
+        try:
+            while span := log.next_range(RANGE_BYTES):
+                log.intend(span)
+                started_s = time.perf_counter()
+                self._insert(client, stream, span)
+                self.insert_seconds[stream] += time.perf_counter() - started_s
+                self.inserts[stream] += 1
+                log.advance(span)
+                self.written_records[stream] += span.records
+        except StoreAwayError as error:
+            if not error.answered:
+                raise
+            return error
+        return None
+
+    def _run(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            self._wanted.wait(_LOOK_S)
+            if not self._wanted.is_set() and not self._quarantine.look():
+                continue
+            self._wanted.clear()
+            self._gather()
+            stopping = self._stopping.is_set()
+            try:
+                self.write_pending()
+            except Exception as error:  # noqa: BLE001  (whatever it is, it must show in /health, and the log must be tried again)
+                self._note(str(error) or repr(error))
+                if stopping:
+                    return
+                self._client = None
+                self._stopping.wait(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                self._wanted.set()
+            else:
+                self._note("")
+                pause_s = _FIRST_PAUSE_S
+                if stopping:
+                    return
+
+    def _gather(self) -> None:
+        """Wait for more to come, the longer the more does."""
+        enough = time.monotonic() + _GATHER_MUCH_S
+        while not self._stopping.wait(_GATHER_S):
+            pending = max(log.pending_bytes for log in self._logs.values())
+            if not _MUCH_BYTES < pending < RANGE_BYTES or time.monotonic() > enough:
+                return
+
+    def _note(self, trouble: str) -> None:
+        if trouble and not self.trouble:
+            _logger.warning("the store does not take what the log holds; trying on: %s", trouble)
+        elif self.trouble and not trouble:
+            _logger.warning("the store takes what the log holds again")
+        self.trouble = trouble
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            client = self._connect()
+            self._sinks = {stream: self._sink_of(stream) for stream in self._logs}
+            self._client = client
+        return self._client
+
+    def _insert(self, client: Client, stream: str, span: Range, said: str = "") -> None:
+        """Insert a range; what the store refuses for its content is set aside, record by record.
+
+        Args:
+            client: A connection to the store.
+            stream: The range's stream.
+            span: The range.
+            said: What the store said of a range around it.
+        """
+        token = f"{self._identity}/{stream}/{span.start}-{span.end}"
+        try:
+            if span.doubtful:
+                complete(self._sinks[stream], client, span.data, token, recut=span.recut)
+            else:
+                self._sinks[stream].insert(client, span.data, token)
+        except ContentError as error:
+            if span.records == 1:
+                around = f"\n\nOf payloads around it and it, the store says: {said}" if said else ""
+                self._quarantine.keep(stream, span.start, span.data, f"{error}{around}\n")
+                self.quarantined_records[stream] += 1
+                return
+            self._logs[stream].recut(span)
+            for half in _halves(span):
+                self._insert(client, stream, half, said or str(error))
+
+    def _replay(self, client: Client) -> None:
+        """Try again what is to leave the quarantine."""
+        for held in self._quarantine.wanted():
+            if held.stream not in self._sinks:
+                self._quarantine.refuse(held, f"there is no stream {held.stream!r} in this version")
+                continue
+            try:
+                complete(self._sinks[held.stream], client, held.data(), f"{self._identity}/{held.name}", recut=True)
+            except ContentError as error:
+                self._quarantine.refuse(held, str(error))
+            else:
+                self._quarantine.release(held)
+
+
+def _halves(span: Range) -> tuple[Range, Range]:
+    """A refused range in two; the store may have kept a block of it that came before what it refuses."""
+    count = span.records // 2
+    cut = record_ends(span.data)[count - 1]
+    return (
+        Range(span.start, span.start + cut, span.data[:cut], count, doubtful=True, recut=True),
+        Range(span.start + cut, span.end, span.data[cut:], span.records - count, doubtful=True, recut=True),
+    )

@@ -1,0 +1,1 @@
+"""The write-ahead log, and what could not be written from it."""
