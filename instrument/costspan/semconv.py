@@ -364,8 +364,6 @@ ERRORS: Mapping[str, Outcome] = MappingProxyType(
 
 REPEATED = (KIND, OUTCOME, TENANT, FEATURE, UNIT, GEN_AI_PROVIDER, GEN_AI_RESPONSE_MODEL)
 """Attributes that the store has a column for, as they came: it keeps them there alone."""
-REPEATED_COUNTS = (ATTEMPT, GEN_AI_INPUT_TOKENS, GEN_AI_OUTPUT_TOKENS, GEN_AI_CACHE_READ_TOKENS)
-"""The same, of spans whose counts are all what their source said."""
 
 # --- delivery headers: a sender numbers what it sends, so that a gap has a name -------------------------------
 HEADER_PROJECT = "costspan-project"

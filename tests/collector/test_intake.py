@@ -43,7 +43,7 @@ def test_spans_become_rows(collector: Running) -> None:
     assert (row["project"], row["service"], row["client"], row["parent_span_id"]) == ("acme", "engine", "engine-1", "")
     assert (row["kind"], row["tenant"], row["feature"], row["attempt"]) == ("engine_phase", "tenant-1", "chat", 2)
     assert (row["start_ns"], row["duration_ns"], row["status"]) == (1_790_000_000_000_000_001, 5_000, "unset")
-    assert row["attributes"] == {}  # each has a column
+    assert row["attributes"] == {"costspan.attempt": "2"}  # of the others each has a column, as it came
     assert (sent["stream"], sent["sequence"], sent["items"], sent["total"]) == ("spans", 1, 4, 4)
 
 

@@ -165,7 +165,6 @@ def schema() -> dict[str, str]:
         "APART_PROVIDERS": _array(provider for _, provider in semconv.APART),
         "APART_COUNTS": _array(semconv.APART.values()),
         "REPEATED": _array(semconv.REPEATED),
-        "REPEATED_COUNTS": _array(semconv.REPEATED_COUNTS),
         **{name.removesuffix(".sql").upper(): text.strip() for name, text in _texts("parts").items()},
     }
     texts = _texts(".") | {_VIEWS + name: text for name, text in _texts("views").items()}

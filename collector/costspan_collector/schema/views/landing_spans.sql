@@ -2,11 +2,6 @@
 -- null, bytes in base64. `named` has the attributes under the names that they have today, `counts` what Langfuse writes as JSON
 -- in one of them, likewise (costspan.semconv).
 CREATE MATERIALIZED VIEW IF NOT EXISTS landing_spans TO spans AS
-WITH
-    input_tokens = input_said AND output_tokens = output_said AND original['costspan.attempt'] IN ('', toString(attempt))
-        AND original['gen_ai.usage.input_tokens'] IN ('', toString(input_tokens))
-        AND original['gen_ai.usage.output_tokens'] IN ('', toString(output_tokens))
-        AND original['gen_ai.usage.cache_read.input_tokens'] IN ('', toString(cached_tokens)) AS counts_repeat
 SELECT
     project,
     lower(hex(span.trace_id)) AS trace_id,
@@ -48,7 +43,7 @@ SELECT
         cached_said + written_said, 0) AS input_tokens,
     output_said + reasoning_beside + if(
         reasoning_said > 0 AND (reasoning_said > output_said OR hasAny(output_apart, ['', provider])), reasoning_said, 0) AS output_tokens,
-    mapFilter((key, value) -> NOT (key IN (${REPEATED}) OR counts_repeat AND key IN (${REPEATED_COUNTS})), original) AS attributes,
+    mapFilter((key, value) -> key NOT IN (${REPEATED}), CAST((span.attributes.key, texts), 'Map(String, String)')) AS attributes,
     span.events.time_unix_nano AS `events.at_ns`,
     span.events.name AS `events.name`,
     arrayMap(a -> CAST((a.key, arrayMap(${TEXT}, a.value)), 'Map(String, String)'), span.events.attributes) AS `events.attributes`,
@@ -78,7 +73,6 @@ FROM
         SELECT
             *,
             arrayMap(${TEXT}, span.attributes.value) AS texts,
-            CAST((span.attributes.key, texts), 'Map(String, String)') AS original,
             CAST((arrayMap(key -> transform(key, ${ALIASES}, ${MEANINGS}, key), span.attributes.key), texts), 'Map(String, String)') AS named,
             named['${USAGE_DETAILS}'] AS details
         FROM
