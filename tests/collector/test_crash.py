@@ -313,3 +313,17 @@ def test_another_store_over_http_gets_the_same_rows(tmp_path: Path, start: Start
         assert log_only.post("/v1/traces", spans(30, seed=2).body, headers=delivery(2, items=30)).status_code == 200
     finally:
         log_only.kill()
+
+
+def test_a_stream_that_never_ends_leaves_the_others_their_turn(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("costspan_collector.store.writer.RANGE_BYTES", 1)  # a record each
+    for number in range(10):
+        bench.logs["spans"].append(record(number + 1, spans(5, seed=number).body, items=5))
+    bench.logs["evictions"].append(record(1, ipc(evictions(range(3))), stream="evictions", items=3))
+    bench.writer.write_pending()
+    assert bench.logs["spans"].pending_records == 6
+    assert not bench.logs["evictions"].pending_records
+    assert bench.writer._wanted.is_set()
+    bench.writer.start()
+    assert bench.writer.stop(timeout_s=20)
+    assert bench.rows("SELECT count() FROM spans") == [(50,)]

@@ -21,6 +21,7 @@ RANGE_BYTES = 32 * MIB
 _GATHER_S = 0.1  # payloads that come within it share an insert
 _GATHER_MUCH_S = 1.0  # where much comes: few large inserts cost less than many small ones, and leave less to merge
 _MUCH_BYTES = RANGE_BYTES // 16
+_TURN_RANGES = 4  # of a stream on end: where more always comes, the others get their turn too
 _LOOK_S = 1.0  # how often the quarantine is looked at while nothing comes
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
@@ -79,7 +80,7 @@ class Writer:
         return not self._thread.is_alive() and not any(log.pending_bytes for log in self._logs.values())
 
     def write_pending(self) -> None:
-        """Write everything that the logs hold now. Called by the writer's thread, or by a test instead of it.
+        """Write what the logs hold, of each up to its turn. Called by the writer's thread, or by a test instead of it.
 
         Raises:
             StoreError: The store does not take it.
@@ -94,7 +95,10 @@ class Writer:
         """Write a stream; what the store says against one table need not hold for another, so that is returned."""
         log = self._logs[stream]
         try:
-            while span := log.next_range(RANGE_BYTES):
+            for _ in range(_TURN_RANGES):
+                span = log.next_range(RANGE_BYTES)
+                if span is None:
+                    return None
                 log.intend(span)
                 started_s = time.perf_counter()
                 self._insert(client, stream, span)
@@ -106,6 +110,7 @@ class Writer:
             if not error.answered:
                 raise
             return error
+        self.wake()
         return None
 
     def _run(self) -> None:
@@ -130,7 +135,7 @@ class Writer:
             else:
                 self._note("")
                 pause_s = _FIRST_PAUSE_S
-                if stopping:
+                if stopping and not self._wanted.is_set():
                     return
 
     def _gather(self) -> None:
