@@ -42,7 +42,7 @@ def _say_ready(intake_url: str, store_url: str, grpc_port: int) -> None:
     print(f"collector ready: {intake_url}  store: {store_url}  gRPC: {grpc_port}", file=sys.stderr, flush=True)
 
 
-def _settings(argv: list[str]) -> Settings:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="costspan collector", description=(main.__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the log and the embedded store")
     parser.add_argument("--host", default=LOOPBACK, help="address to take payloads on (default: %(default)s)")
@@ -91,7 +91,11 @@ def _settings(argv: list[str]) -> Settings:
         help=f"for how many days the store keeps {', '.join(f'{name} ({days})' for name, days in asdict(Keep()).items())}; "
         f"a number, or {FOREVER}",
     )
-    given = parser.parse_args(argv)
+    return parser
+
+
+def _settings(argv: list[str]) -> Settings:
+    given = _parser().parse_args(argv)
     return Settings(
         data=given.data.absolute(),
         host=given.host,

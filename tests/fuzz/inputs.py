@@ -1,4 +1,4 @@
-"""How many inputs each test tries, and how valid bytes go wrong. `make fuzz` says FUZZ_INPUTS=20000; the suite tries few."""
+"""How many inputs each test tries, and how valid bytes go wrong. `make fuzz` says FUZZ_INPUTS=2000; the suite tries few."""
 
 from __future__ import annotations
 
