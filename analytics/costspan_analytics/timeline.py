@@ -94,7 +94,11 @@ class Timeline:
         answered = self.calls.filter((pl.col("call_last_ns") > 0) & (pl.col("call_abort_ns") == 0))
         before = self.calls.select(call_id="span_id", start_ns="call_start_ns", end_ns=sent)
         after = answered.select(call_id="span_id", start_ns="call_last_ns", end_ns="call_end_ns")
-        return _named(pl.concat([before, after]), Phase.CLIENT_OVERHEAD)
+        # A client that closed its stream, and only later says that it left: the engine saw the first and was rid of it.
+        gone = self.joined.filter(pl.col("final") & (pl.col("disconnect_ns") > 0) & (pl.col("call_abort_ns") > 0))
+        removed = pl.col("removed_ns") - pl.col("offset_ns")
+        leaving = gone.select("call_id", start_ns=pl.min_horizontal(removed, "call_abort_ns"), end_ns="call_abort_ns")
+        return _named(pl.concat([before, after, leaving]), Phase.CLIENT_OVERHEAD)
 
     def _network_intervals(self) -> pl.DataFrame:
         final = self.joined.filter("final")

@@ -124,6 +124,15 @@ def test_an_answer_that_was_whole_before_its_client_left_was_on_its_way() -> Non
     assert "unaccounted" not in spent
 
 
+def test_a_client_that_hung_up_before_it_says_so_spent_that_time_itself() -> None:
+    left = call(call_abort_ns=T0 + 70 * MS, call_end_ns=T0 + 70 * MS, outcome="cancelled")
+    gone = attempt(disconnect_ns=T0 + 55 * MS, removed_ns=T0 + 60 * MS, sent_ns=T0 + 55 * MS)
+    cut = [row | {"duration_ns": 10 * MS} if row["phase"] == Phase.DECODE else row for row in segments()[:-1]]
+    spent = milliseconds(lay(left, gone, cut))
+    assert spent["client_overhead"] == 1.0 + 10.0
+    assert "unaccounted" not in spent
+
+
 def test_what_an_http_client_tried_again_by_itself_is_neither_counted_twice_nor_upsets_the_clocks() -> None:
     # The engine saw two requests of one call, whose stamp of sending is that of the second.
     calls = [call(span_id="c0"), call(call_start_ns=T0 - 3000 * MS)]

@@ -24,7 +24,7 @@ def costspan(*arguments: str) -> Any:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
 
@@ -61,7 +61,7 @@ def test_the_example_runs_as_it_is_printed_and_both_laws_hold(tmp_path: Path) ->
         children.start(serving).wait_ready(60)
         code = snippet({"4318": collector, "8000": engine})
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         assert serving.stop(30)
         assert costspan("prices", "gpu_hour.cpu", "0.40", "--unit", "hour", *where)["prices"][0]["rate"] == "0.4"
         for sku, rate in (("retrieval_queries", "0.0005"), ("review_minutes", "0.60")):
