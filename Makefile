@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := instrument engine_hooks collector analytics dashboard demo tests benchmarks
 ARGS ?=
 
-.PHONY: help install demo test check bench chaos foreign fuzz clean
+.PHONY: help install demo test check browser bench chaos foreign fuzz pythons clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,7 +45,7 @@ check: $(VENV)/.dev  ## lint, types, import contracts, then the tests
 foreign: $(VENV)/.dev  ## foreign clients, unmodified, against a real collector and engine
 	$(BIN)/python -m pytest tests/foreign/end_to_end.py $(ARGS)
 
-# Each is a module of benchmarks/; `make bench-NAME` runs one, with ARGS.
+# Each is a module of benchmarks/; `make bench-NAME` runs one, with ARGS. `sdk` sets peers up in .peers, from a package index.
 BENCHES := sdk ingest codecs hooks cost-model engine simulator counterfactual
 
 bench: $(VENV)/.dev $(BENCHES:%=bench-%)  ## measured figures, each beside a peer or a limit in the same run
@@ -54,6 +54,11 @@ bench-%: $(VENV)/.dev
 	@echo "== $*"
 	@$(BIN)/python -m benchmarks.$(subst -,_,$*) $(ARGS)
 
+# Needs Node.js. What it makes is committed, so that nobody else does.
+browser:  ## the page's script, built from instrument/browser
+	npm --prefix instrument/browser ci
+	npm --prefix instrument/browser run build
+
 # A few rounds of it are part of `make test`.
 chaos: $(VENV)/.dev  ## kill, starve and cut off a collector under load, 200 times: what was sent must be what is stored
 	@$(BIN)/python -m tests.chaos $(ARGS)
@@ -61,5 +66,25 @@ chaos: $(VENV)/.dev  ## kill, starve and cut off a collector under load, 200 tim
 fuzz: $(VENV)/.dev  ## every decoder and the HTTP surface, with 2,000 inputs a test
 	FUZZ_INPUTS=2000 $(BIN)/python -m pytest tests/fuzz -o timeout=0 $(ARGS)
 
+# The SDK runs in apps on other Pythons than ours. Those of them that are on PATH; needs a package index.
+PYTHONS := 3.10 3.12 3.13
+
+.PRECIOUS: .pythons/%/.dev
+.pythons/%/.dev: pyproject.toml constraints.txt
+	@python$* -m venv .pythons/$*
+	@.pythons/$*/bin/python -m pip install --quiet --constraint constraints.txt --editable . pytest pytest-timeout
+	@touch $@
+
+pythons-%: .pythons/%/.dev
+	@echo "== Python $*"
+	@.pythons/$*/bin/python -m pytest --quiet tests/instrument/test_truth_table.py tests/instrument/test_observe.py tests/instrument/test_manners_exit.py $(ARGS)
+
+pythons:  ## what observing does, on every other Python that is on PATH
+	@tested=; for version in $(PYTHONS); do \
+		if python$$version -c "" 2>/dev/null; then tested=1; $(MAKE) --no-print-directory pythons-$$version || exit 1; \
+		else echo "python$$version is not on PATH: not tested" 1>&2; fi; \
+	done; \
+	test "$$tested" || { echo "none of Python $(PYTHONS) is on PATH: install one" 1>&2; exit 1; }
+
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .foreign costspan-demo
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .foreign .peers .pythons costspan-demo

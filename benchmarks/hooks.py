@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from benchmarks.cpu_engine import Ask, CpuEngine
-from benchmarks.sdk import Discard
+from benchmarks.sink import Discard
 from costspan.clock import now_ns
 from costspan.semconv import Bound, Outcome
 from costspan_engine.compute.torch_executor import TorchExecutor

@@ -82,7 +82,16 @@ def serve(settings: Settings, ready: Callable[[str, str, int], None]) -> bool:
             door_socket = stack.enter_context(listen(settings.store_host, settings.store_port, "--store-port"))
         over_grpc = stack.enter_context(contextlib.closing(GrpcIntake(settings)))
         collector = Collector(settings)
-        delivery = Delivery(Handlers(gate.admit, collector.append, collector.schema_of, collector.health))
+        delivery = Delivery(
+            Handlers(
+                admit=gate.admit,
+                admit_page=gate.admit_page,
+                welcomes=gate.welcomes,
+                append=collector.append,
+                schema_of=collector.schema_of,
+                health=collector.health,
+            )
+        )
         over_grpc.start(delivery)
         servers = [_Server(build_intake(delivery, settings.max_body_bytes), intake_socket, settings)]
         if door_socket:

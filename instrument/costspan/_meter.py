@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from costspan._outcome import outcome_of
@@ -23,6 +25,8 @@ class Reading:
         delivered: Tokens that the consumer got.
         failure: How reading ended, where it did not end well.
     """
+
+    __slots__ = ("_finished", "_streams", "abort_ns", "delivered", "failure", "first_ns", "last_ns")
 
     def __init__(self) -> None:
         self.first_ns = self.last_ns = self.abort_ns = 0
@@ -47,14 +51,15 @@ class Reading:
 
     def took(self, tokens: int) -> None:
         """An item goes to the consumer."""
-        self.last_ns = now_ns()
-        if tokens > 0 and not self.first_ns:
-            self.first_ns = self.last_ns
-        self.delivered += tokens
+        self.last_ns = at = now_ns()
+        if tokens > 0:
+            self.delivered += tokens
+            if not self.first_ns:
+                self.first_ns = at
 
     def finished(self) -> None:
-        """A stream ended by itself."""
-        self._finished += 1
+        """A stream ended by itself, or said that it has."""
+        self._finished = min(self._finished + 1, self._streams)
         self.last_ns = now_ns()
 
     def failed(self, error: BaseException) -> None:
@@ -67,21 +72,54 @@ class Reading:
         """Nobody reads on; the first to say so is believed."""
         self.abort_ns = self.abort_ns or now_ns()
 
+    def resumed(self) -> None:
+        """Somebody does read on, who had left."""
+        self.abort_ns = 0
+
 
 class _Meter(Generic[T]):
     # An object and not a generator: an abandoned async generator is closed by its event loop at some later time, an object is
     # finalized the moment its consumer leaves the loop, and that moment is what is being measured.
-    def __init__(self, stream: Any, reading: Reading, tokens: Callable[[T], int] | None) -> None:
+    def __init__(
+        self,
+        stream: Any,
+        reading: Reading,
+        tokens: Callable[[T], int] | None = None,
+        ended: Callable[[BaseException | None], None] | None = None,
+    ) -> None:
         self._stream = stream
         self._reading = reading
         self._tokens = tokens
+        self._ended = ended
         self._open = True
         reading.opened()
 
     def __del__(self) -> None:
-        self._leave()
+        self.leave()
 
-    def _deliver(self, item: T) -> T:
+    def leave(self) -> None:
+        """Stop reading. The stream is left as it is; once it has ended, this does nothing."""
+        if self._open:
+            self._reading.left()
+            self._end(None)
+
+    def closed(self) -> None:
+        """The stream was closed: by itself as it ends, or by a consumer who leaves it so."""
+        if self._open and not self._is_reading():
+            self.leave()
+
+    def pause(self) -> None:
+        """A loop over it was left; unless there is another, that was the abort."""
+        if self._open:
+            self._reading.left()
+
+    def resume(self) -> None:
+        """A loop over it begins."""
+        if self._open:
+            self._reading.resumed()
+
+    def deliver(self, item: T) -> T:
+        """An item goes to the consumer."""
         try:
             count = 1 if self._tokens is None else self._tokens(item)
         except Exception as error:  # noqa: BLE001  (the app's stream goes on)
@@ -90,17 +128,28 @@ class _Meter(Generic[T]):
         self._reading.took(count)
         return item
 
-    def _stop(self, error: BaseException) -> None:
-        self._open = False
+    def stop(self, error: BaseException) -> None:
+        """The stream ended, with what an iterator raises then, or with an error."""
+        if not self._open:
+            return
         if isinstance(error, (StopIteration, StopAsyncIteration)):
             self._reading.finished()
+            self._end(None)
         else:
             self._reading.failed(error)
+            self._end(error)
 
-    def _leave(self) -> None:
-        if self._open:
-            self._open = False
-            self._reading.left()
+    def _is_reading(self) -> bool:
+        """Whether the caller was called, at whatever remove, by the stream while an item of it is being fetched."""
+        frame: FrameType | None = sys._getframe()  # noqa: SLF001  (there is no other way)
+        while frame is not None and not (frame.f_code in _FETCHING and frame.f_locals["self"] is self):
+            frame = frame.f_back
+        return frame is not None
+
+    def _end(self, error: BaseException | None) -> None:
+        self._open = False
+        if self._ended is not None:
+            self._ended(error)
 
 
 class Meter(_Meter[T], Iterator[T]):
@@ -110,13 +159,13 @@ class Meter(_Meter[T], Iterator[T]):
         try:
             item: T = next(self._stream)
         except BaseException as error:
-            self._stop(error)
+            self.stop(error)
             raise
-        return self._deliver(item)
+        return self.deliver(item)
 
     def close(self) -> None:
         """Stop reading, and close the stream if it can be."""
-        self._leave()
+        self.leave()
         close = getattr(self._stream, "close", None)
         if close is not None:
             close()
@@ -129,13 +178,69 @@ class AsyncMeter(_Meter[T], AsyncIterator[T]):
         try:
             item: T = await anext(self._stream)
         except BaseException as error:
-            self._stop(error)
+            self.stop(error)
             raise
-        return self._deliver(item)
+        return self.deliver(item)
 
     async def aclose(self) -> None:
         """Stop reading, and close the stream if it can be."""
-        self._leave()
+        self.leave()
         close = getattr(self._stream, "aclose", None)
         if close is not None:
             await close()
+
+
+_FETCHING = (Meter.__next__.__code__, AsyncMeter.__anext__.__code__)
+
+
+class Loops(Generic[T]):
+    """Stands for an iterator inside a client library's stream, whose owner may be kept long after its last loop was left.
+
+    Each loop over it is an object of its own, which dies where the loop is left: that is the abort, unless another follows.
+    """
+
+    def __init__(self, meter: Meter[T]) -> None:
+        self._meter = meter
+
+    def __iter__(self) -> Iterator[T]:
+        return _Loop(self._meter)
+
+    def __next__(self) -> T:
+        return next(self._meter)
+
+
+class _Loop(Iterator[T]):
+    def __init__(self, meter: Meter[T]) -> None:
+        self._meter = meter
+        meter.resume()
+
+    def __next__(self) -> T:
+        return next(self._meter)
+
+    def __del__(self) -> None:
+        self._meter.pause()
+
+
+class AsyncLoops(Generic[T]):
+    """The same for an async iterator."""
+
+    def __init__(self, meter: AsyncMeter[T]) -> None:
+        self._meter = meter
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return _AsyncLoop(self._meter)
+
+    def __anext__(self) -> Coroutine[Any, Any, T]:
+        return self._meter.__anext__()
+
+
+class _AsyncLoop(AsyncIterator[T]):
+    def __init__(self, meter: AsyncMeter[T]) -> None:
+        self._meter = meter
+        meter.resume()
+
+    def __anext__(self) -> Coroutine[Any, Any, T]:
+        return self._meter.__anext__()
+
+    def __del__(self) -> None:
+        self._meter.pause()

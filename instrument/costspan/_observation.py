@@ -1,34 +1,42 @@
-"""One span of ours while it is open, and money added to it."""
+"""One span of ours while it is open."""
 
 from __future__ import annotations
 
-import contextlib
+import os
 import threading
-from collections.abc import Mapping
-from contextvars import Token
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from decimal import Context as Precision
 from decimal import Decimal, InvalidOperation
 from types import TracebackType
 from typing import final
 
-from opentelemetry.context import Context, attach, create_key, get_current, get_value, set_value
-from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, set_span_in_context
+from opentelemetry.context import Context, attach, get_current, get_value, set_value
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 
 from costspan import _runtime
 from costspan._outcome import outcome_of
-from costspan._propagation import who_attributes
+from costspan._propagation import CURRENT, as_current, who_attributes
 from costspan._trouble import report
 from costspan.clock import now_ns
-from costspan.semconv import COST_USD, KIND, OUTCOME, QUANTITY_PREFIX, Kind, Outcome
+from costspan.semconv import KIND, OUTCOME, Kind, Outcome
 
-Attribute = str | int
-_CURRENT = create_key("costspan-observation")
+CONTEXT: ContextVar[Context] = attach(get_current()).var
+"""Where OpenTelemetry keeps the current context: its own functions around it cost more than the rest of a generator's step."""
+_LONGEST_MESSAGE = 8192  # the SDK bounds attributes, and no message
+EXACT = Precision(prec=60)
+"""How money is added up: the app's own precision may be coarse."""
+Attribute = str | bool | int | float
 _adding = threading.RLock()  # re-entrant: the garbage collector may run an app's cost() inside another
+_open: dict[int, Observation] = {}  # by identity; a dictionary's own operations are atomic, so that each is ended by one thread
 
 
 def detach(token: Token[Context]) -> None:
-    """Undo an ``attach``. Where a block is closed by another task than opened it, its context dies with that task."""
-    with contextlib.suppress(ValueError):
-        token.var.reset(token)
+    """Undo an ``attach``. What is dropped in the middle is closed elsewhere, and its context has died where it was."""
+    try:  # noqa: SIM105  (suppress() costs more than the rest)
+        CONTEXT.reset(token)
+    except ValueError:
+        pass
 
 
 @final
@@ -38,35 +46,54 @@ class Observation:
     Args:
         span: The span; ``INVALID_SPAN`` makes every method do nothing.
         context: What is current inside; ``None`` leaves the context as it is.
+
+    Attributes:
+        on_exit: How whoever measures it ends it when the process exits; ``end(Outcome.CANCELLED)`` where nobody does.
     """
 
-    __slots__ = ("_amounts", "_token", "context", "span")
+    __slots__ = ("_amounts", "_token", "context", "on_exit", "span")
 
     def __init__(self, span: Span, context: Context | None) -> None:
         self.span = span
-        self.context = None if context is None else set_value(_CURRENT, self, context)
+        self.context = None if context is None else set_value(CURRENT, self, context)
+        self.on_exit: Callable[[], None] | None = None
         self._amounts: dict[str, Decimal] = {}
         self._token: Token[Context] | None = None
+        if context is not None:
+            _open[id(self)] = self
 
     def __enter__(self) -> Observation:
         if self.context is not None:
-            self._token = attach(self.context)
+            self._token = CONTEXT.set(self.context)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.context is None:
+            return
         self.leave()
         self.end(outcome_of(error), error)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is this process's, and has not ended."""
+        return id(self) in _open
+
     def leave(self) -> None:
         """Give the context back; the span stays open."""
-        if self._token is not None:
-            detach(self._token)
+        token, self._token = self._token, None
+        if token is None:
+            return
+        try:
+            CONTEXT.reset(token)
+        except ValueError:  # entered elsewhere: a task closes what another opened, threads take turns with one generator
+            if CONTEXT.get() is self.context:
+                CONTEXT.set(Context() if token.old_value is Token.MISSING else token.old_value)
 
     def set(self, attributes: Mapping[str, Attribute]) -> None:
         """Set attributes of a span that is still open."""
-        if self.span.is_recording():
+        if self.is_open:
             self.span.set_attributes(attributes)
-        elif self.context is not None:
+        elif self.context is not None and _runtime.current() is not None:
             report(RuntimeError(f"{', '.join(attributes)} came after the block had ended"), "describe a span")
 
     def add(self, amounts: Mapping[str, Decimal]) -> None:
@@ -75,7 +102,7 @@ class Observation:
             return
         with _adding:
             for key, amount in amounts.items():
-                self._amounts[key] = total = self._amounts.get(key, Decimal(0)) + amount
+                self._amounts[key] = total = EXACT.add(self._amounts.get(key, Decimal(0)), amount)
                 self.span.set_attribute(key, f"{total:f}")
 
     def end(
@@ -87,13 +114,16 @@ class Observation:
         end_ns: int | None = None,
     ) -> None:
         """End the span; a second call does nothing."""
-        span = self.span
-        if not span.is_recording():
+        if _open.pop(id(self), None) is None:
             return
+        self.on_exit = None
+        span = self.span
         try:
-            span.set_attributes({**(attributes or {}), OUTCOME: outcome.value})
+            if attributes:
+                span.set_attributes(attributes)
+            span.set_attribute(OUTCOME, outcome.value)
             if outcome is Outcome.ERROR and error is not None:
-                span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+                span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}"[:_LONGEST_MESSAGE])
         except Exception as trouble:  # noqa: BLE001  (an error that cannot print itself)
             report(trouble, "describe a span")
         finally:
@@ -118,14 +148,46 @@ def start(
     if runtime is None:
         return SILENT
     try:
-        context = get_current() if within is None else within
+        context = CONTEXT.get() if within is None else within
         everything = {KIND: kind.value, **runtime.who, **who_attributes(context), **(attributes or {})}
         start_time = now_ns() if start_ns is None else start_ns
-        span = runtime.tracer.start_span(name, context, role, everything, start_time=start_time)
-        return Observation(span, set_span_in_context(span, context)) if span.is_recording() else SILENT
+        span = runtime.tracer.start_span(name, as_current(context), role, everything, start_time=start_time)
+        return Observation(span, context) if span.is_recording() else SILENT
     except Exception as error:  # noqa: BLE001  (the app goes on)
         report(error, "start a span")
         return SILENT
+
+
+def current_observation() -> Observation | None:
+    """The span of ours that the running code is in, if it is in one."""
+    found = get_value(CURRENT)
+    return found if isinstance(found, Observation) else None
+
+
+def end_open() -> None:
+    """End what is still open because the process exits: the innermost first, each as whoever measures it sees fit."""
+    for observation in reversed(list(_open.values())):
+        try:
+            if observation.on_exit is None:
+                observation.end(Outcome.CANCELLED)
+            else:
+                observation.on_exit()
+        except Exception as error:  # noqa: BLE001, PERF203  (the others are to end as well)
+            report(error, "end a span at exit")
+
+
+def _renew_in_child() -> None:
+    """What a parent has open is the parent's to end. Another thread of it may hold the lock, and will never give it back."""
+    global _adding  # noqa: PLW0603  (one a process)
+    _adding = threading.RLock()
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_in_child)
+
+
+_SMALLEST, _LARGEST = -30, 26  # powers of ten: the store keeps 26 digits before the point and 12 behind it
 
 
 def amount(value: float | str | Decimal) -> Decimal:
@@ -138,32 +200,6 @@ def amount(value: float | str | Decimal) -> Decimal:
         number = Decimal(str(value))
     except InvalidOperation:
         number = Decimal("NaN")
-    if not number.is_finite():
+    if not number.is_finite() or (number and not _SMALLEST < number.adjusted() < _LARGEST):
         raise ValueError(f"{value!r} is not an amount: give a finite number")
     return number
-
-
-def cost(usd: float | str | Decimal | None = None, **quantities: float | str | Decimal) -> None:
-    """Add to what the current observed operation cost.
-
-    Outside any operation, the amounts become a span of their own, so that no money is lost.
-
-    Args:
-        usd: Money that only the app knows, in dollars.
-        **quantities: Amounts by SKU of the price book, which turns them into money later: ``cost(vector_queries=3)``.
-    """
-    if _runtime.current() is None:
-        return
-    try:
-        amounts = {QUANTITY_PREFIX + sku: amount(value) for sku, value in quantities.items()}
-        if usd is not None:
-            amounts[COST_USD] = amount(usd)
-    except ValueError as error:
-        report(error, "add a cost")
-        return
-    current = get_value(_CURRENT)
-    if isinstance(current, Observation) and current.span.is_recording():
-        current.add(amounts)
-    else:
-        with start("cost", Kind.OPERATION) as alone:
-            alone.add(amounts)

@@ -1,22 +1,24 @@
-"""The decorator: one span a call, ended exactly once however the call ends."""
+"""The decorator and the block: one span a call, ended exactly once however the call ends."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextvars import Token
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
-from types import TracebackType
-from typing import Any, TypeVar, cast, overload
+from types import FunctionType, MethodType, TracebackType
+from typing import Any, TypeVar, cast, final, overload
 
-from opentelemetry.context import Context, attach, get_current
+from costspan import _runtime
+from costspan._callables import observed
+from costspan._observation import Attribute, Observation, amount, current_observation
+from costspan._options import Options, as_attributes, as_kind
+from costspan._trouble import report
+from costspan.semconv import COST_USD, QUANTITY_PREFIX, Kind
 
-from costspan._observation import Observation, amount, detach, start
-from costspan._outcome import outcome_of
-from costspan.semconv import ITEMS, QUANTITY_PREFIX, Kind, Outcome
-
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, Any, Any]")
+_MARK = "__costspan__"
 
 
 @overload
@@ -27,9 +29,12 @@ def observe(function: F, /) -> F: ...
 def observe(
     *,
     name: str | None = None,
-    kind: Kind = Kind.OPERATION,
+    kind: Kind | str | None = None,
+    capture: Iterable[str] = (),
+    attributes: Mapping[str, Attribute] | None = None,
+    cost_usd: float | str | Decimal | None = None,
     quantities: Mapping[str, float | str | Decimal] | None = None,
-) -> Callable[[F], F]: ...
+) -> Observe: ...
 
 
 def observe(
@@ -37,137 +42,143 @@ def observe(
     /,
     *,
     name: str | None = None,
-    kind: Kind = Kind.OPERATION,
+    kind: Kind | str | None = None,
+    capture: Iterable[str] = (),
+    attributes: Mapping[str, Attribute] | None = None,
+    cost_usd: float | str | Decimal | None = None,
     quantities: Mapping[str, float | str | Decimal] | None = None,
-) -> F | Callable[[F], F]:
-    """Observe every call of a function, coroutine, generator or async generator.
+) -> F | Observe:
+    """Observe every call of something, or one block.
 
-    The span of a generator lasts from its first step until it is exhausted, raises, or is closed or dropped; it says how many
-    items were delivered, and is current inside the generator only, never in its consumer.
+    ::
+
+        @costspan.observe
+        def search(query): ...
+
+        @costspan.observe(kind="tool", capture=["city"])
+        async def weather(city, key): ...
+
+        with costspan.observe(name="rerank", kind="rerank", quantities={"rerank_calls": 1}):
+            ...
+
+    Functions, coroutine functions, generators and async generators, functions under ``@contextmanager``, methods of every kind,
+    partial functions and objects with ``__call__`` stay what they are. The span of a generator lasts from its first step until
+    it is exhausted, raises, or is closed or dropped; it says how many items were delivered and when, and is current inside the
+    generator only, never in its consumer. That of a context manager lasts as long as its block, and is current inside.
+
+    What is observed already is not observed twice: the options given now go before its own, for this use of it only, as in
+    ``costspan.observe(name="other")(search)(query)``.
 
     Args:
         function: What to observe, when used without parentheses.
-        name: Name of the span; the function's own by default.
-        kind: What the operation is.
+        name: Name of the span; the function's own by default, the kind of a block.
+        kind: What the operation is: ``retrieval``, ``rerank``, ``tool``, ``guard``, ``agent``; ``operation`` by default.
+        capture: Names of the arguments that may be recorded, as texts of at most 200 characters. No other is.
+        attributes: What else to say of every call.
+        cost_usd: What each call costs however it ends, in dollars, where only the app knows.
         quantities: What each call uses, by SKU of the price book: ``{"rerank_calls": 1}``.
 
     Raises:
-        TypeError: It is put over ``@staticmethod`` or ``@classmethod`` instead of under it, or over something not callable.
-        ValueError: ``kind`` is not a kind, or a quantity is not a number.
+        TypeError: It is put over a class or something not callable, or an attribute is not text, a number or a truth value.
+        ValueError: ``kind`` is not a kind, an amount is not a number, or an argument to capture is not the function's.
     """
-    kind = Kind(kind)
     amounts = {QUANTITY_PREFIX + sku: amount(value) for sku, value in (quantities or {}).items()}
-
-    def decorate(function: F) -> F:
-        if isinstance(function, (staticmethod, classmethod)) or not callable(function):
-            raise TypeError(f"put @costspan.observe directly over a function, not over {type(function).__name__}")
-        title = name or str(getattr(function, "__qualname__", type(function).__name__))
-
-        def begin() -> Observation:
-            observation = start(title, kind)
-            if amounts:
-                observation.add(amounts)
-            return observation
-
-        return _wrapped(function, begin)
-
-    return decorate if function is None else decorate(function)
+    if cost_usd is not None:
+        amounts[COST_USD] = amount(cost_usd)
+    names = (capture,) if isinstance(capture, str) else tuple(capture)
+    options = Options(name, None if kind is None else as_kind(kind), names, as_attributes(attributes or {}), amounts)
+    decorator = Observe(options)
+    return decorator if function is None else decorator(function)
 
 
-def _wrapped(function: F, begin: Callable[[], Observation]) -> F:
-    """A callable of the same kind as ``function``, so that frameworks that look at the kind see no difference."""
-    if inspect.isasyncgenfunction(function):
-        wrapper = _async_generator(function, begin)
-    elif inspect.isgeneratorfunction(function):
-        wrapper = _generator(function, begin)
-    elif inspect.iscoroutinefunction(function):
+def annotate(attributes: Mapping[str, Attribute] | None = None, /, **named: Attribute) -> None:
+    """Say more of the current observed call or block, from inside it: ``costspan.annotate(documents=12)``.
 
-        async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            with begin():
-                return await function(*args, **kwargs)
-
-    else:
-
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            with begin():
-                return function(*args, **kwargs)
-
-    return cast(F, functools.wraps(function)(wrapper))
-
-
-class _Steps:
-    """The span of a generator: a ``with`` block around each step, which ends it when the step is the last.
-
-    The context that a step leaves is the one that the next finds, and its consumer sees none of it.
+    Args:
+        attributes: By name, where a name is no word of Python: ``{"app.index": "docs"}``.
+        **named: The others.
     """
+    if _runtime.current() is None:
+        return
+    current = current_observation()
+    if current is None:
+        report(RuntimeError("nothing that is observed is running here: call annotate() inside of it"), "annotate a span")
+        return
+    try:
+        current.set(as_attributes({**(attributes or {}), **named}))
+    except TypeError as error:
+        report(error, "annotate a span")
 
-    def __init__(self, observation: Observation) -> None:
-        self._observation = observation
-        self._context = observation.context
-        self._token: Token[Context] | None = None
-        self._items = 0
-        self._closing = False
+
+@final
+class Observe:
+    """What :func:`observe` makes of its options: a decorator, and a block for ``with`` and ``async with``."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._entered: list[Observation] = []
+
+    def __call__(self, function: F) -> F:
+        """Observe every call of ``function``."""
+        return cast("F", _decorated(function, self._options))
 
     def __enter__(self) -> None:
-        if self._context is not None:
-            self._token = attach(self._context)
+        options = self._options
+        if options.capture:
+            report(
+                TypeError(f"a block has no arguments: capture={list(options.capture)} is for functions"), "capture arguments"
+            )
+        self._entered.append(options.open("block" if options.kind is None else options.kind.value).__enter__())
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._token is not None:
-            self._context = get_current()
-            detach(self._token)
-        if error is None:
-            self._items += 1
-            return
-        exhausted = isinstance(error, (StopIteration, StopAsyncIteration))
-        outcome = Outcome.CANCELLED if self._closing else Outcome.OK if exhausted else outcome_of(error)
-        self._observation.end(outcome, error, attributes={ITEMS: self._items})
+        # Tasks that share one object leave it in any order: each leaves what is current where it runs.
+        current = current_observation()
+        observation = current if current in self._entered else self._entered[-1]
+        self._entered.remove(observation)
+        observation.__exit__(kind, error, trace)
 
-    def thrown(self, error: BaseException) -> BaseException:
-        """Note what the consumer throws in."""
-        self._closing = isinstance(error, GeneratorExit)
-        return error
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
 
 
-def _generator(function: Callable[..., Generator[Any, Any, Any]], begin: Callable[[], Observation]) -> Callable[..., Any]:
-    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        generator = function(*args, **kwargs)
-        steps = _Steps(begin())
-        resume: Callable[[Any], Any] = generator.send
-        value: Any = None
-        try:
-            while True:
-                with steps:
-                    item = resume(value)
-                try:
-                    value, resume = (yield item), generator.send
-                except BaseException as error:  # noqa: BLE001  (all of it is the generator's to handle)
-                    value, resume = steps.thrown(error), generator.throw
-        except StopIteration as stop:
-            return stop.value
-        finally:
-            value = None  # else an error that went through would keep this frame alive
+@dataclass(frozen=True)
+class _Mark:
+    """On a wrapper of ours: what it observes, and how.
 
+    It names the wrapper, because ``functools.wraps`` copies it to wrappers of others.
+    """
+
+    wrapper: Any
+    function: Any
+    options: Options
+    title: str
+
+
+def _decorated(function: Any, options: Options, title: str = "") -> Any:
+    """The same kind of thing, observed."""
+    if isinstance(function, (staticmethod, classmethod)):
+        return type(function)(_decorated(function.__func__, options))
+    if isinstance(function, MethodType):
+        return MethodType(_decorated(function.__func__, options), function.__self__)
+    if isinstance(function, functools.partial):
+        return functools.partial(_decorated(function.func, options), *function.args, **function.keywords)
+    if not callable(function) or inspect.isclass(function):
+        raise TypeError(f"put @costspan.observe over a function or a method, not over {_described(function)}")
+    if not isinstance(function, FunctionType) and isinstance(call := type(function).__call__, FunctionType):
+        return MethodType(_decorated(call, options, type(function).__qualname__), function)
+    mark = getattr(function, _MARK, None)
+    if isinstance(mark, _Mark) and mark.wrapper is function:
+        function, options, title = mark.function, options.over(mark.options), mark.title
+    title = title or str(getattr(function, "__qualname__", type(function).__qualname__))
+    wrapper = observed(function, options.opener(function, title))
+    setattr(wrapper, _MARK, _Mark(wrapper, function, options, title))
     return wrapper
 
 
-def _async_generator(function: Callable[..., AsyncGenerator[Any, Any]], begin: Callable[[], Observation]) -> Callable[..., Any]:
-    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        generator = function(*args, **kwargs)
-        steps = _Steps(begin())
-        resume: Callable[[Any], Any] = generator.asend
-        value: Any = None
-        try:
-            while True:
-                with steps:
-                    item = await resume(value)
-                try:
-                    value, resume = (yield item), generator.asend
-                except BaseException as error:  # noqa: BLE001  (all of it is the generator's to handle)
-                    value, resume = steps.thrown(error), generator.athrow
-        except StopAsyncIteration:
-            return
-        finally:
-            value = None  # else an error that went through would keep this frame alive
-
-    return wrapper
+def _described(wrong: Any) -> str:
+    return f"the class {wrong.__qualname__}" if inspect.isclass(wrong) else f"a {type(wrong).__name__}"

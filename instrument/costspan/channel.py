@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -22,11 +23,10 @@ from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import NewConnectionError
 
+from costspan._trouble import tell
 from costspan.errors import SettingError
 from costspan.semconv import HEADER_KEY
 from costspan.settings import api_key_or_environment
-
-_logger = logging.getLogger("costspan")
 
 _TIMEOUT_S = (5.0, 10.0)  # to connect, to answer
 _TRANSIENT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
@@ -35,6 +35,7 @@ _DENIED = 401
 _PROTOBUF = "application/x-protobuf"
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
+_jitter = random.Random()  # noqa: S311  (no secret; of our own, because apps seed the shared one)
 _LONGEST_SOCKET_PATH = 107
 """Bytes of a Unix socket's path on Linux, ``sun_path`` without its last zero."""
 
@@ -59,12 +60,15 @@ class Channel:
         self.trouble = ""
         """Why the last try failed; "" when it did not."""
         self._session = requests.Session()
+        self._proxies: dict[str, str] = {}
         if endpoint.startswith("unix:"):
             self._base = "http://sidecar"  # its host goes nowhere but into the Host header
             self._session.mount(self._base, _UnixAdapter(_socket_path(endpoint)))
             self._session.trust_env = False  # a proxy would be sent an absolute URL
         else:
             self._base = _checked_url(endpoint)
+            if _is_loopback(endpoint):
+                self._proxies = {"no_proxy": urlsplit(endpoint).hostname or ""}  # none of the environment's finds its way back
             if key := _checked_key(api_key):
                 self._session.headers[HEADER_KEY] = key
         self._told = 0
@@ -96,18 +100,27 @@ class Channel:
             asked_s = self._try(path, body, headers)
             if asked_s is None:
                 return True
-            pause_s = max(asked_s, delay_s * random.uniform(0.5, 1.0))  # noqa: S311  (jitter)
+            pause_s = max(asked_s, delay_s * _jitter.uniform(0.5, 1.0))
             delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
             if time.monotonic() + pause_s > deadline:
                 break
             closed.wait(pause_s)
         return False
 
+    def hang_up(self) -> None:
+        """Close the connection. The next payload opens another."""
+        self._session.close()
+
     def _try(self, path: str, body: bytes, headers: Mapping[str, str]) -> float | None:
         """Send once: ``None`` when it was acknowledged, else how many seconds to wait at least."""
         try:
             response = self._session.post(
-                self._base + path, data=body, headers=headers, timeout=_TIMEOUT_S, allow_redirects=False
+                self._base + path,
+                data=body,
+                headers=headers,
+                proxies=self._proxies,
+                timeout=_TIMEOUT_S,
+                allow_redirects=False,
             )
         except _TRANSIENT as error:
             self.trouble = _reason(error)
@@ -131,7 +144,7 @@ class Channel:
         """Log a trouble, until it works again each level once."""
         if self._told < level:
             self._told = level
-            _logger.log(level, message, self.endpoint, self.trouble)
+            tell(level, message, self.endpoint, self.trouble)
 
 
 class _UnixConnection(HTTPConnection):
@@ -173,12 +186,24 @@ class _UnixAdapter(HTTPAdapter):
 
 
 def _checked_url(endpoint: str) -> str:
-    parts = urlsplit(endpoint)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(endpoint)
+        is_base = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and not parts.query + parts.fragment
+    except ValueError:  # no port, or no IPv6 address
+        is_base = False
+    if not is_base:
         raise SettingError(
             f"the collector's endpoint {endpoint!r} is not a URL such as http://127.0.0.1:4318 or unix:///run/costspan.sock"
         )
     return endpoint.rstrip("/")
+
+
+def _is_loopback(endpoint: str) -> bool:
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _checked_key(api_key: str | None) -> str:

@@ -6,11 +6,10 @@ import gzip
 import logging
 import threading
 
+from costspan._trouble import tell
 from costspan.channel import Channel, RefusedError
 from costspan.errors import SettingError
 from costspan.semconv import HEADER_CLIENT, HEADER_ITEMS, HEADER_PROJECT, HEADER_SEQUENCE, HEADER_TOTAL
-
-_logger = logging.getLogger("costspan")
 
 _GZIP_ABOVE_BYTES = 1024
 
@@ -30,6 +29,11 @@ class Delivery:
         patience_s: How long one payload is tried, in seconds.
         api_key: Key for the collector; else ``COSTSPAN_API_KEY``, else none.
 
+    Attributes:
+        sent: Items that the collector has acknowledged.
+        refused: Items that it will not take.
+        given_up: Items that were tried for too long, or were under way when the sender was closed.
+
     Raises:
         SettingError: The endpoint is no such URL, or a name or the key cannot be sent as a header.
     """
@@ -44,6 +48,7 @@ class Delivery:
         patience_s: float = 300.0,
         api_key: str | None = None,
     ) -> None:
+        self.sent = self.refused = self.given_up = 0
         self._stream = stream
         self._channel = Channel(endpoint, api_key)
         self._identity = {HEADER_PROJECT: _checked_name("project", project), HEADER_CLIENT: _checked_name("client", client)}
@@ -52,16 +57,18 @@ class Delivery:
         self._closed = threading.Event()
         self._sequence = 0
         self._total = 0
+        self._known_total = 0
         self._told: set[str] = set()
 
-    def send(self, path: str, body: bytes, content_type: str, items: int) -> bool:
+    def send(self, path: str, body: bytes, content_type: str, items: int, *, encoding: str | None = None) -> bool:
         """Send one payload and wait until the collector has it; see :meth:`Channel.send` for what is tried again.
 
         Args:
             path: Where on the collector, such as ``/v1/traces``.
-            body: The payload; sent compressed when that is worth it.
+            body: The payload.
             content_type: Its media type.
             items: How many spans or rows it holds.
+            encoding: How it is compressed already, as :func:`compressed` says; by default it is compressed here.
 
         Returns:
             Whether it was acknowledged. If not, the payload was refused, or patience ended, or the sender was closed.
@@ -70,15 +77,20 @@ class Delivery:
             self._sequence += 1
             self._total += items
             headers = self._headers(content_type, items)
-            if len(body) > _GZIP_ABOVE_BYTES:
-                body = gzip.compress(body, compresslevel=1, mtime=0)
-                headers["Content-Encoding"] = "gzip"
+            if encoding is None:
+                body, encoding = compressed(body)
+            if encoding:
+                headers["Content-Encoding"] = encoding
             try:
                 if self._channel.send(path, body, headers, self._closed, self._patience_s):
+                    self.sent += items
+                    self._known_total = self._total
                     return True
             except RefusedError as refusal:
+                self.refused += items
                 self._tell(str(refusal), "the collector refused %s %s", self._stream, refusal)
             else:
+                self.given_up += items
                 self._tell("gave up", "gave up a payload of %d %s", items, self._stream)
             return False
 
@@ -86,6 +98,21 @@ class Delivery:
         """Count items that were dropped before they could be sent, so that the next payload's total shows them missing."""
         with self._turn:
             self._total += items
+
+    @property
+    def owes(self) -> bool:
+        """Whether items are counted of which no payload that the collector acknowledged has told it."""
+        return self._total > self._known_total
+
+    @property
+    def has_met_nobody(self) -> bool:
+        """Whether the last try failed, as all did before it."""
+        return self._known_total == 0 and self._channel.trouble != ""
+
+    def hang_up(self) -> None:
+        """Close the connection, once nothing is being sent. The next payload opens another."""
+        with self._turn:
+            self._channel.hang_up()
 
     def close(self) -> None:
         """Make a blocked :meth:`send` give up at its next pause, and every later one at once."""
@@ -103,7 +130,14 @@ class Delivery:
         """Log a trouble the first time it is met."""
         if what not in self._told:
             self._told.add(what)
-            _logger.error(message, *values)
+            tell(logging.ERROR, message, *values)
+
+
+def compressed(body: bytes) -> tuple[bytes, str]:
+    """A body as it is sent, and its ``Content-Encoding``: compressed where that is worth it, else as it is, and ""."""
+    if len(body) <= _GZIP_ABOVE_BYTES:
+        return body, ""
+    return gzip.compress(body, compresslevel=1, mtime=0), "gzip"
 
 
 def _checked_name(what: str, name: str) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class Client:
     def _command(self) -> list[str]:
         if self.source.endswith(".cjs"):
             return [_program("node"), str(_node_modules() / "client.cjs")]
-        return [str(_python(Path(self.source).stem, self.packages)), str(CLIENTS / self.source)]
+        return [str(interpreter(FOLDER / Path(self.source).stem, self.packages)), str(CLIENTS / self.source)]
 
 
 _OPENAI = "openai<3"  # the last with httpx, which the instrumentations of HTTP clients know
@@ -91,15 +92,20 @@ FOREIGN = (
 )
 
 
-def _python(name: str, packages: tuple[str, ...]) -> Path:
-    """The interpreter of a virtual environment."""
-    folder = FOLDER / name
-    python = folder / "bin" / "python"
-    if not (folder / _DONE).exists():
+def interpreter(folder: Path, packages: Sequence[str]) -> Path:
+    """The interpreter of a virtual environment, made if it is not there with these packages.
+
+    Raises:
+        MissingError: They cannot be installed here.
+    """
+    python, done = folder / "bin" / "python", folder / _DONE
+    wanted = "\n".join(packages)
+    if not done.exists() or done.read_text(encoding="utf-8") != wanted:
         shutil.rmtree(folder, ignore_errors=True)
-        _install(name, [sys.executable, "-m", "venv", "--without-pip", str(folder)])
-        _install(name, [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *packages])
-        (folder / _DONE).touch()
+        folder.parent.mkdir(exist_ok=True)
+        _install(folder.name, [sys.executable, "-m", "venv", "--without-pip", str(folder)])
+        _install(folder.name, [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *packages])
+        done.write_text(wanted, encoding="utf-8")
     return python
 
 
@@ -107,6 +113,7 @@ def _node_modules() -> Path:
     """A folder with the JavaScript client and what it needs."""
     folder = FOLDER / "js"
     if not (folder / _DONE).exists():
+        FOLDER.mkdir(exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(CLIENTS / "js", folder)
         npm = [_program("npm"), "--prefix", str(folder), "install", "--no-fund", "--no-audit", "--loglevel=error"]
@@ -124,7 +131,6 @@ def _program(name: str) -> str:
 
 
 def _install(what: str, command: list[str]) -> None:
-    FOLDER.mkdir(exist_ok=True)
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         raise MissingError(f"cannot install {what} (is a package index reachable?): {done.stderr.strip()[-600:]}")

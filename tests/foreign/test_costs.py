@@ -7,7 +7,9 @@ from typing import Any
 
 import polars as pl
 
+from costspan import semconv
 from costspan_analytics.book import Book
+from costspan_analytics.model_calls import ModelCalls
 from costspan_analytics.store import Store
 from costspan_analytics.timeline import Timeline
 from tests.collector.harness import Running
@@ -53,6 +55,21 @@ def test_a_call_that_several_report_is_bought_once(collector: Running) -> None:
     assert book.posted == (2000 * Decimal(2) + 1000 * Decimal("0.5") + 1000 * Decimal(8)) / 1_000_000
     assert book.unpriced == [f"tokens.openai.other.{kind}" for kind in ("cache_read", "input", "output")]
     assert {posting.source_id for posting in book.postings} == {f"{4:016x}", f"{6:016x}"}
+
+
+def test_costspans_own_report_counts_beside_anothers(collector: Running) -> None:
+    answered = MODEL | USED | {"gen_ai.response.id": "c-1"}
+    own = {semconv.KIND: "generation", semconv.OUTCOME: "ok", semconv.ATTEMPT: 1, semconv.TENANT: "acme"}
+    reports = (("theirs", ("langfuse-sdk", answered, Normal())), ("ours", ("costspan", answered | own, Normal())))
+    send(collector, "beside", request(reports))
+    collector.drained()
+    found = ModelCalls.load(Store(collector.store, "beside"), no_attempts())
+    assert [(row["tenant"], row["span_id"]) for row in found.bought] == [("acme", f"{2:016x}")]
+
+
+def no_attempts() -> pl.DataFrame:
+    columns = ("engine", "request_id", "trace_id", "parent_span_id", "model", "prompt_tokens", "output_tokens")
+    return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
 
 
 def price(sku: str, rate: str) -> pl.DataFrame:

@@ -21,7 +21,7 @@ from costspan import _runtime, semconv
 from costspan._outbox import Outbox
 from costspan.delivery import Delivery
 from costspan.errors import SettingError
-from costspan.tracing import make_provider, provider_through
+from costspan.tracing import make_provider, provider_through, resource
 from tests.receiver import Answer, Receiver
 
 
@@ -174,7 +174,7 @@ def test_nothing_is_lost_while_the_collector_restarts(receiver: Receiver) -> Non
 def test_spans_beyond_the_capacity_are_counted(receiver: Receiver) -> None:
     receiver.script = [Answer(503, headers={"Retry-After": "0.5"})]
     outbox = Outbox(Delivery(receiver.endpoint, project="p", client="c", stream="spans"), capacity=5)
-    tracer = provider_through(outbox, project="p", service="s", client="c").get_tracer("t")
+    tracer = provider_through(outbox, resource(project="p", service="s", client="c")).get_tracer("t")
     tracer.start_span("first").end()
     flusher = threading.Thread(target=outbox.force_flush)
     flusher.start()
@@ -244,7 +244,7 @@ def test_a_forked_child_is_a_sender_of_its_own(receiver: Receiver) -> None:
 
 def test_what_is_left_is_sent_at_exit(receiver: Receiver) -> None:
     finished = run(
-        "import costspan; costspan.init(); costspan.observe(name='last')(int)()", COSTSPAN_ENDPOINT=receiver.endpoint
+        "import costspan; costspan.init(); costspan.observe(name='last')(lambda: 7)()", COSTSPAN_ENDPOINT=receiver.endpoint
     )
     assert (finished.returncode, finished.stderr) == (0, "")
     assert receiver.span("last").outcome == "ok"

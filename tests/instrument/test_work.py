@@ -41,6 +41,7 @@ def test_everything_inside_a_unit_inherits_it(traced: Receiver) -> None:
     assert [span.attributes.get(semconv.TENANT) for span in works] == ["acme", "acme", None]
     assert [span.attributes.get(semconv.FEATURE) for span in works] == ["search", "search", None]
     outer = traced.span("unit ticket")
+    assert outer.start_ns <= int(outer.attributes.pop(semconv.UNIT_STATUS_AT)) <= outer.end_ns
     assert outer.attributes == {
         semconv.KIND: "unit",
         semconv.OUTCOME: "ok",

@@ -16,7 +16,9 @@ from costspan_collector.errors import BusyError, CollectorError, RefusedError
 from costspan_collector.intake.answers import http_status, retry_after_s, status
 from costspan_collector.intake.delivery import Delivery, ledger_table
 from costspan_collector.intake.meters import CONTENT_TYPE
-from costspan_collector.intake.payload import ARROW_STREAM, read_body
+from costspan_collector.intake.pages import PATH as PAGE_PATH
+from costspan_collector.intake.pages import page_routes
+from costspan_collector.intake.payload import ARROW_STREAM, check_media_type, media_type, read_body
 from costspan_collector.intake.room import Claim, Room
 from costspan_collector.intake.signals import JSON, PROTOBUF, SIGNALS, Signal
 
@@ -36,7 +38,7 @@ def build_intake(delivery: Delivery, max_body_bytes: int) -> Starlette:
     async def ledger(request: Request) -> Response:
         table = ledger_table(request.path_params["table"])
         with delivery.meters.answering(table, "http"), room.claim() as claim:
-            _media_type(request, (ARROW_STREAM,))
+            check_media_type(request.headers, (ARROW_STREAM,))
             sender = delivery.sender(request.headers)
             body = await _body(request, max_body_bytes, claim)
             items = await run_in_threadpool(delivery.take_ledger, table, body, sender, _wire_bytes(request, body))
@@ -59,6 +61,7 @@ def build_intake(delivery: Delivery, max_body_bytes: int) -> Starlette:
                 for signal in SIGNALS.values()
             ),
             Route("/v1/ledger/{table}", ledger, methods=["POST"]),
+            *page_routes(delivery),
             Route("/health", health),
             Route("/ready", ready),
             Route("/metrics", metrics),
@@ -72,24 +75,13 @@ def _taking(signal: Signal, delivery: Delivery, max_body_bytes: int, room: Room)
 
     async def take(request: Request) -> Response:
         with delivery.meters.answering(signal.stream, "http"), room.claim() as claim:
-            kind = _media_type(request, (PROTOBUF, JSON))
+            kind = check_media_type(request.headers, (PROTOBUF, JSON))
             sender = delivery.sender(request.headers)
             body = await _body(request, max_body_bytes, claim)
             taken = await run_in_threadpool(delivery.take, signal, body, kind, sender, _wire_bytes(request, body))
         return _message(signal.answer(taken.rejected, taken.reason), kind)
 
     return take
-
-
-def _media_type(request: Request, accepted: tuple[str, ...]) -> str:
-    given = _given_type(request)
-    if given not in accepted:
-        raise RefusedError(415, f"Content-Type {given!r} is not taken here: send {' or '.join(accepted)}")
-    return given
-
-
-def _given_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def _body(request: Request, limit_bytes: int, claim: Claim) -> bytes:
@@ -120,9 +112,9 @@ async def _answer(request: Request, error: Exception) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if request.url.path not in _OTLP_PATHS:
         return JSONResponse({"error": str(error)}, code, headers)
-    return _message(status(error), PROTOBUF if _given_type(request) == PROTOBUF else JSON, code, headers)
+    return _message(status(error), PROTOBUF if media_type(request.headers) == PROTOBUF else JSON, code, headers)
 
 
 async def _no_such_path(request: Request, _error: Exception) -> Response:
-    known = f"POST {', '.join(sorted(_OTLP_PATHS))} or /v1/ledger/TABLE, GET /health, /ready or /metrics"
+    known = f"POST {', '.join(sorted(_OTLP_PATHS))}, {PAGE_PATH} or /v1/ledger/TABLE, GET /health, /ready or /metrics"
     return await _answer(request, RefusedError(404, f"there is no {request.method} {request.url.path} here: {known}"))

@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from costspan_collector.errors import RefusedError
 from costspan_collector.intake.meters import Meters
+from costspan_collector.intake.page import Beacon
 from costspan_collector.intake.payload import check_ledger
 from costspan_collector.intake.sender import Sender, read_sender
 from costspan_collector.intake.signals import JSON, PROTOBUF, Checked, Signal
 from costspan_collector.security.gate import Admission
-from costspan_collector.store.tables import TIME_COLUMN
+from costspan_collector.store.tables import SPANS, TIME_COLUMN
 from costspan_collector.wal.record import Record
 
 Health = Mapping[str, Any]
@@ -32,12 +33,16 @@ class Handlers:
 
     Attributes:
         admit: Lets a key in to a project; raises ``DeniedError`` and ``QuotaError``, see ``gate.py``.
+        admit_page: The same for a page, by its key, project and origin.
+        welcomes: Whether pages of an origin may send anything at all.
         append: Takes a record durably; raises ``BusyError``.
         schema_of: The Arrow schema of a ledger table; raises ``BusyError`` while it is not known.
         health: The state of the collector, see ``service.py``.
     """
 
     admit: Callable[[str | None, str], Admission]
+    admit_page: Callable[[str, str, str], Admission]
+    welcomes: Callable[[str], bool]
     append: Callable[[Record], bool]
     schema_of: Callable[[str], pa.Schema]
     health: Callable[[], Health]
@@ -93,6 +98,22 @@ class Delivery:
         items = check_ledger(body, self._handlers.schema_of(table), sender.admission.only)
         self._append(sender, table, items, body, wire_bytes)
         return items
+
+    def take_page(self, body: bytes, origin: str) -> None:
+        """Take a page's beacon; on return it is on disk. See :meth:`take`.
+
+        Args:
+            body: It.
+            origin: The origin of the page, as its browser says.
+        """
+        beacon = Beacon.read(body)
+        admission = self._handlers.admit_page(beacon.key, beacon.project, origin)
+        admission.charge(len(body))
+        self._append(Sender(admission, "", 0, None, 0), SPANS, 1, beacon.payload(), len(body))
+
+    def welcomes(self, origin: str) -> bool:
+        """Whether pages of an origin may send beacons, of some project."""
+        return self._handlers.welcomes(origin)
 
     def health(self) -> Health:
         """The state of the collector, with the bytes of the bodies that were taken, as they came."""

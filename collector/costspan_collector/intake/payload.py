@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +17,23 @@ from costspan_collector.store.tables import check_lengths, conform
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
 _AUTO_HEADER = 32 + zlib.MAX_WBITS  # zlib or gzip, whichever the first bytes say
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """What a request says its body is, "" when it does not."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def check_media_type(headers: Mapping[str, str], accepted: tuple[str, ...]) -> str:
+    """The media type of a request, which must be one of a few.
+
+    Raises:
+        RefusedError: 415, it is another.
+    """
+    given = media_type(headers)
+    if given not in accepted:
+        raise RefusedError(415, f"Content-Type {given!r} is not taken here: send {' or '.join(accepted)}")
+    return given
 
 
 async def read_body(chunks: AsyncIterator[bytes], encoding: str, limit_bytes: int, claim: Claim) -> bytes:

@@ -29,12 +29,14 @@ class Grant:
         reads: Whether it may ask the store.
         writes: Whether it may send payloads.
         key: Id of the key that grants it; "" at a collector without keys.
+        pages: Whether it may send the beacons of pages.
     """
 
     project: str
     reads: bool
     writes: bool
     key: str
+    pages: bool = False
 
     def to_write(self, named: str) -> str:
         """The project that a payload is for.
@@ -49,7 +51,22 @@ class Grant:
             DeniedError: 403, the key does not write, or not to that project.
         """
         if not self.writes:
-            raise DeniedError(403, f"key {self.key} only reads: send payloads with a key that was created with --write")
+            raise DeniedError(403, f"key {self.key} only {self._does}: send payloads with a key that was created with --write")
+        return self._project_of(named)
+
+    def to_page(self, named: str) -> str:
+        """The project that a page's beacon is for; see :meth:`to_write`.
+
+        Raises:
+            DeniedError: 403, the key is not for pages, or not of that project.
+        """
+        if not self.pages:
+            raise DeniedError(
+                403, f"key {self.key} {self._does}, and everybody can read what is in a page: use one created with --pages"
+            )
+        return self._project_of(named)
+
+    def _project_of(self, named: str) -> str:
         if self.project and named and named != self.project:
             raise DeniedError(
                 403,
@@ -64,11 +81,16 @@ class Grant:
             DeniedError: 403, the key does not read.
         """
         if not self.reads:
-            raise DeniedError(403, f"key {self.key} only writes: ask the store with a key that was created with --read")
+            raise DeniedError(403, f"key {self.key} only {self._does}: ask the store with a key that was created with --read")
         return self.project
 
+    @property
+    def _does(self) -> str:
+        does = {"reads": self.reads, "writes": self.writes, "sends what pages saw": self.pages}
+        return " and ".join(name for name, allowed in does.items() if allowed)
 
-ANYONE = Grant("", reads=True, writes=True, key="")
+
+ANYONE = Grant("", reads=True, writes=True, key="", pages=True)
 """What a collector without keys grants; such a collector listens on loopback only."""
 
 
@@ -116,7 +138,7 @@ class Access:
         if not key.works():
             raise DeniedError(401, f"key {key.id} has ended: use the one that replaced it, or create another")
         self._note_use(key.id)
-        return Grant(key.project, key.reads, key.writes, key.id)
+        return Grant(key.project, key.reads, key.writes, key.id, key.pages)
 
     def _note_use(self, key_id: str) -> None:
         now_s = time.monotonic()

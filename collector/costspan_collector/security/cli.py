@@ -44,10 +44,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _create(path: Path, given: argparse.Namespace) -> None:
-    if not given.read and not given.write:
-        raise KeysError("a key that neither reads nor writes opens nothing: give --read, --write or both")
+    if not (given.read or given.write or given.pages):
+        raise KeysError("a key that neither reads nor writes opens nothing: give --read, --write or both, or --pages")
+    if given.pages and (given.read or given.write or given.admin):
+        raise KeysError("everybody can read the key in a page: give --pages without --read, --write and --admin")
     path.parent.mkdir(parents=True, exist_ok=True)
-    key, token = keys.make(name=given.name, project=given.project or "", reads=given.read, writes=given.write)
+    key, token = keys.make(
+        name=given.name, project=given.project or "", reads=given.read, writes=given.write, pages=given.pages
+    )
     with keys.changing(path) as kept:
         kept.append(key)
     _hand_over(key, token)
@@ -73,7 +77,7 @@ def _rotate(path: Path, asked: str, grace_s: int) -> None:
         at, old = _find(kept, asked, path)
         if old.ends_s is not None:
             raise KeysError(f"key {old.id} was rotated or revoked before: rotate the one that replaced it, or create another")
-        new, token = keys.make(name=old.name, project=old.project, reads=old.reads, writes=old.writes)
+        new, token = keys.make(name=old.name, project=old.project, reads=old.reads, writes=old.writes, pages=old.pages)
         kept[at] = dataclasses.replace(old, ends_s=int(time.time()) + grace_s)
         kept.append(new)
     _hand_over(new, token)
@@ -103,7 +107,8 @@ def _find(kept: Sequence[Key], asked: str, path: Path) -> tuple[int, Key]:
 
 
 def _opens(key: Key) -> str:
-    return " and ".join(scope for scope, opens in (("read", key.reads), ("write", key.writes)) if opens)
+    scopes = {"read": key.reads, "write": key.writes, "send what pages saw": key.pages}
+    return " and ".join(scope for scope, opens in scopes.items() if opens)
 
 
 def _day(at_s: int | None) -> str:
@@ -121,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     whose.add_argument("--admin", action="store_true", help="it opens any project")
     create.add_argument("--read", action="store_true", help="it opens the store")
     create.add_argument("--write", action="store_true", help="it opens the intake")
+    create.add_argument("--pages", action="store_true", help="it opens the intake to what pages saw, and nothing else")
     create.add_argument("--name", default="", help="what it is for")
     commands.add_parser("list", parents=[data], help="show the keys, without what is secret")
     rotate = commands.add_parser("rotate", parents=[data], help="make a key like another, which then ends")

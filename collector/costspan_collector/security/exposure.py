@@ -24,7 +24,7 @@ def check_exposure(settings: Settings, access: Access) -> None:
     wide = [
         f"{option} {host}"
         for option, host in (("--host", settings.host), ("--store-host", settings.store_host))
-        if not _is_loopback(host)
+        if not is_loopback(host)
     ]
     if wide and not access.guarded():
         raise StartError(
@@ -67,7 +67,8 @@ def _no_password() -> str:
     raise StartError("the key in --tls-key is encrypted: give one that is not, readable to the collector's user only")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -35,6 +35,7 @@ class Key:
         sha256: Hash of the whole key, in hex. A key has 256 random bits, so nothing slower is needed against guessing.
         created_s: When it was made, Unix time.
         ends_s: When it stops working; None for never.
+        pages: Whether it opens the intake to the beacons of pages.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Key:
     sha256: str
     created_s: int
     ends_s: int | None = None
+    pages: bool = False
 
     def works(self) -> bool:
         """Whether it has not ended yet."""
@@ -62,10 +64,10 @@ def id_of(token: str) -> str:
     return rest.partition("_")[0] if prefix == _PREFIX else ""
 
 
-def make(*, name: str, project: str, reads: bool, writes: bool) -> tuple[Key, str]:
+def make(*, name: str, project: str, reads: bool, writes: bool, pages: bool = False) -> tuple[Key, str]:
     """A new key: what is kept of it, and the token, which exists nowhere else."""
     token = f"{_PREFIX}_{secrets.token_hex(_ID_BYTES)}_{secrets.token_hex(_SECRET_BYTES)}"
-    return Key(id_of(token), name, project, reads, writes, hashed(token), int(time.time())), token
+    return Key(id_of(token), name, project, reads, writes, hashed(token), int(time.time()), pages=pages), token
 
 
 def load(path: Path) -> list[Key]:

@@ -19,12 +19,20 @@ class Quota:
     Args:
         bytes_per_minute: How much.
         clock: Seconds that only grow.
+        setting: What raises it, in projects.toml.
     """
 
-    def __init__(self, bytes_per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        bytes_per_minute: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        setting: str = "quota_mb_per_minute",
+    ) -> None:
         self._limit = float(bytes_per_minute)
         self._per_second = bytes_per_minute / 60
         self._clock = clock
+        self._setting = setting
         self._left = self._limit
         self._at = clock()
         self._lock = threading.Lock()
@@ -40,7 +48,7 @@ class Quota:
         if left <= 0:
             raise QuotaError(
                 f"project {project!r} has used up its {self._limit / MIB:g} MB a minute: send more slowly, "
-                "or raise quota_mb_per_minute in projects.toml",
+                f"or raise {self._setting} in projects.toml",
                 retry_after_s=int(-left / self._per_second) + 1,
             )
 

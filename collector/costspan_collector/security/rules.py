@@ -9,16 +9,19 @@ r"""What the operator says about projects, in ``DATA/projects.toml``: how much t
     content = "keep"                   # prompts and answers; "drop" unless said otherwise
     redact = ["email", "card"]         # in what is kept; every rule of redaction.py unless said otherwise
     redact_regex = ['EMP-\d{6}']
+    page_origins = ["https://app.acme.example"]   # whose pages may say what they showed; none unless said
+    page_mb_per_minute = 10            # of what they say; apart from the quota, because their key is for all to see
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from costspan_collector.errors import RulesError
 from costspan_collector.security.quota import Quota
@@ -33,6 +36,17 @@ else:
 
 FILE = "projects.toml"
 
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+
+
+def _check_origin(text: str) -> str:
+    if not _ORIGIN.fullmatch(text):
+        raise ValueError(f"{text!r} is no origin: write it as a browser does, like https://app.acme.example")
+    return text
+
+
+_Origin = Annotated[str, AfterValidator(_check_origin)]
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -41,10 +55,14 @@ class Rule:
     Attributes:
         quota: How much it may send; None for any amount.
         keep: Makes prompt text fit to be kept; None when none is kept.
+        page_origins: Origins whose pages may send beacons for it.
+        page_quota: How much those may send; None for any amount.
     """
 
     quota: Quota | None = None
     keep: Redaction | None = None
+    page_origins: frozenset[str] = frozenset()
+    page_quota: Quota | None = None
 
 
 class _Section(BaseModel):
@@ -54,11 +72,14 @@ class _Section(BaseModel):
     content: Literal["keep", "drop"] = "drop"
     redact: list[str] = list(NAMES)
     redact_regex: list[str] = []
+    page_origins: list[_Origin] = []
+    page_mb_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
 
     def rule(self) -> Rule:
         redaction = Redaction(self.redact, self.redact_regex)
         quota = Quota(int(self.quota_mb_per_minute * MIB)) if self.quota_mb_per_minute else None
-        return Rule(quota, redaction if self.content == "keep" else None)
+        page_quota = Quota(int(self.page_mb_per_minute * MIB), setting="page_mb_per_minute")
+        return Rule(quota, redaction if self.content == "keep" else None, frozenset(self.page_origins), page_quota)
 
 
 class _File(BaseModel):
@@ -74,6 +95,7 @@ class _Book:
     def __init__(self, file: _File) -> None:
         self._default = file.default
         self._default.rule()
+        self._page_origins = {origin for each in (file.default, *file.projects.values()) for origin in each.page_origins}
         said = {name: section.model_dump(exclude_unset=True) for name, section in file.projects.items()}
         self._rules = {name: file.default.model_copy(update=update).rule() for name, update in said.items()}
 
@@ -82,6 +104,10 @@ class _Book:
         if project not in self._rules:
             self._rules[project] = self._default.rule()
         return self._rules[project]
+
+    def name_page_origin(self, origin: str) -> bool:
+        """Whether pages of an origin may send to some project."""
+        return origin in self._page_origins
 
 
 class Rules:
@@ -100,6 +126,10 @@ class Rules:
     def of(self, project: str) -> Rule:
         """What holds for a project."""
         return self._book().of(project)
+
+    def name_page_origin(self, origin: str) -> bool:
+        """Whether pages of an origin may send to some project."""
+        return self._book().name_page_origin(origin)
 
 
 def _read(path: Path) -> _Book:

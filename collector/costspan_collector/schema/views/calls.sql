@@ -3,9 +3,10 @@ CREATE OR REPLACE VIEW calls AS
 SELECT
     project, trace_id, span_id, parent_span_id, service, client, if(tenant = '', 'unknown', tenant) AS tenant, feature, unit,
     attempt,
+    attributes['costspan.unit.kind'] AS unit_kind,
     attributes['costspan.operation'] AS operation,
     attributes['costspan.invalid'] AS invalid,
-    model, outcome, start_ns, duration_ns, input_tokens, output_tokens, cached_tokens,
+    provider, model, outcome, start_ns, duration_ns, input_tokens, output_tokens, cached_tokens,
     toInt64OrZero(attributes['costspan.call.start_ns']) AS call_start_ns,
     toInt64OrZero(attributes['costspan.call.sent_ns']) AS call_sent_ns,
     toInt64OrZero(attributes['costspan.call.headers_ns']) AS call_headers_ns,
