@@ -70,23 +70,25 @@ class Audit:
 
 
 def _time(timeline: Timeline) -> dict[str, Any]:
-    requests = timeline.requests
-    shares = unaccounted_share(requests)
+    requests, elsewhere = timeline.requests, timeline.elsewhere
+    own = requests.join(elsewhere, on=["trace_id", "span_id"], how="anti")
+    shares = unaccounted_share(own)
     negative = sum(int((requests[phase] < 0).sum()) for phase in PHASES if phase != Phase.UNACCOUNTED)
-    p99 = float(shares.quantile(0.99, "higher") or 0.0) if requests.height else None
+    p99 = float(shares.quantile(0.99, "higher") or 0.0) if own.height else None
     window = timeline.window
     ended = timeline.attempts.filter(pl.col("removed_ns").is_between(window.since, window.until, closed="left"))
     aborted = requests.filter(pl.col("outcome").is_in([outcome.value for outcome in ABORTED]))
     return {
         "requests": requests.height,
         "aborted": aborted.height,
-        "without_engine": requests.join(timeline.joined, left_on="span_id", right_on="call_id", how="anti").height,
+        "elsewhere": elsewhere.height,
+        "without_engine": own.join(timeline.joined, left_on="span_id", right_on="call_id", how="anti").height,
         "without_client": ended.join(timeline.joined, on=["engine", "request_id"], how="anti").height,
-        "unaccounted_share_p50": float(shares.median() or 0.0) if requests.height else None,  # type: ignore[arg-type]
+        "unaccounted_share_p50": float(shares.median() or 0.0) if own.height else None,  # type: ignore[arg-type]
         "unaccounted_share_p99": p99,
-        "unaccounted_share_max": float(shares.max() or 0.0) if requests.height else None,  # type: ignore[arg-type]
+        "unaccounted_share_max": float(shares.max() or 0.0) if own.height else None,  # type: ignore[arg-type]
         "negative_phases": negative,
-        "holds": p99 is not None and p99 <= TIME_LIMIT and negative == 0,
+        "holds": (p99 <= TIME_LIMIT if p99 is not None else elsewhere.height > 0) and negative == 0,
     }
 
 

@@ -7,19 +7,20 @@ Both are priced from the same effective-dated book, and each difference is a lin
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from functools import cached_property
 
 import polars as pl
 
-from costspan.semconv import SKU_GPU_HOUR, UNKNOWN, Waste
+from costspan.semconv import SKU_COST_USD, SKU_GPU_HOUR, UNKNOWN, Kind, Tokens, Waste
 from costspan_analytics.errors import AnalyticsError
-from costspan_analytics.model_calls import ModelCalls, token_sku, usage
+from costspan_analytics.model_calls import MILLION, ModelCalls, token_sku, usage
 from costspan_analytics.parts import REQUEST, Part, load_parts
 from costspan_analytics.store import Store, Window
 from costspan_analytics.timeline import Timeline
+from costspan_analytics.tries import Tries
 
 NS_PER_HOUR = Decimal(3_600_000_000_000)
 SCALE = Decimal("1e-12")
@@ -63,6 +64,8 @@ class Posting:
     tokens: int = 0
     culprit: str = ""
     adapter: str = ""
+    kind: str = ""
+    unit_kind: str = ""
 
     @property
     def amount(self) -> Decimal:
@@ -96,6 +99,10 @@ class BillLine:
     def unexplained(self) -> Decimal:
         """What the bill has and the ledger has not."""
         return self.bill - self.posted
+
+
+_DOLLAR = Price(SKU_COST_USD, CURRENCY, Decimal(1), 0, "the app", "")
+"""What a dollar costs that an app says it spent."""
 
 
 class PriceBook:
@@ -136,11 +143,12 @@ class Book:
         """Post everything in the store's window."""
         prices = PriceBook(store.frame("prices"))
         calls = ModelCalls.load(store, timeline.attempts)
+        tries = Tries.load(store, calls)
         postings = [
-            *_requests(load_parts(store, timeline), prices, calls),
+            *_requests(load_parts(store, timeline, tries), prices, calls, _unit_kinds(timeline)),
             *_engines(store, prices),
-            *bought(calls, prices),
-            *_usages(store, prices),
+            *bought(calls, prices, tries),
+            *_usages(store, prices, tries),
         ]
         return cls(postings, _bill(store, prices))
 
@@ -173,9 +181,21 @@ class Book:
     @cached_property
     def frame(self) -> pl.DataFrame:
         """The postings as a frame; ``amount`` is Decimal(38, 12)."""
-        names = ("sku", "category", "tenant", "feature", "unit", "adapter", "trace_id", "source_id", "culprit")
+        names = (
+            "sku",
+            "category",
+            "tenant",
+            "feature",
+            "unit",
+            "adapter",
+            "kind",
+            "unit_kind",
+            "trace_id",
+            "source_id",
+            "culprit",
+        )
         money = pl.Decimal(38, 12)
-        return pl.DataFrame(
+        frame = pl.DataFrame(
             {name: [getattr(posting, name) for posting in self.postings] for name in ("at_ns", "tokens", *names)}
             | {
                 "quantity": [posting.quantity.quantize(SCALE, context=EXACT) for posting in self.postings],
@@ -189,9 +209,18 @@ class Book:
                 **dict.fromkeys(names, pl.String),
             },
         )
+        said = pl.when(pl.col("unit_kind") != "").then("unit_kind")
+        least, most = (each.over("tenant", "unit") for each in (said.min(), said.max()))
+        # Whoever is told the unit alone means the one of that name, where there is one.
+        return frame.with_columns(unit_kind=pl.coalesce(said, pl.when(least == most).then(most), pl.lit("")))
 
 
-def _requests(parts: Iterable[Part], prices: PriceBook, calls: ModelCalls) -> Iterator[Posting]:
+def _unit_kinds(timeline: Timeline) -> dict[str, str]:
+    """What kind of unit each call was made for. An engine is told the unit, and not what it is."""
+    return dict(timeline.calls.select("span_id", "unit_kind").iter_rows())
+
+
+def _requests(parts: Iterable[Part], prices: PriceBook, calls: ModelCalls, unit_kinds: Mapping[str, str]) -> Iterator[Posting]:
     for part in parts:
         attempt = part.attempt
         told = attempt["tenant"] != UNKNOWN  # else the client sent no baggage, and its span may know
@@ -207,6 +236,8 @@ def _requests(parts: Iterable[Part], prices: PriceBook, calls: ModelCalls) -> It
             tokens=part.tokens,
             culprit=part.culprit,
             adapter=attempt["adapter"] or BASE_MODEL,
+            kind=Kind.GENERATION,
+            unit_kind=unit_kinds.get(attempt["parent_span_id"]) or who.get("unit_kind", ""),
         )
 
 
@@ -230,24 +261,27 @@ def _device_time(
     tokens: int = 0,
     culprit: str = "",
     adapter: str = "",
+    kind: str = "",
+    unit_kind: str = "",
 ) -> Posting:
     sku = f"{SKU_GPU_HOUR}.{device_kind}"
     price = prices.at(sku, at_ns)
     # Rounded before it is priced: whoever multiplies the quantity that is shown by the rate gets the amount that is shown.
     hours = (spent_ns / NS_PER_HOUR).quantize(SCALE)
-    return Posting(at_ns, sku, str(category), *who, source_id, hours, price, tokens, culprit, adapter)
+    return Posting(at_ns, sku, str(category), *who, source_id, hours, price, tokens, culprit, adapter, str(kind), unit_kind)
 
 
-def bought(calls: ModelCalls, prices: PriceBook) -> Iterator[Posting]:
+def bought(calls: ModelCalls, prices: PriceBook, tries: Tries) -> Iterator[Posting]:
     """What model calls cost whose tokens a provider charges for; a model is priced as it answered, else as it was asked for."""
     for call in calls.bought:
+        lost = tries.fate((call["trace_id"], call["span_id"]))
         for kind, millions in usage(call):
             names = [token_sku(call["provider"], model, kind) for model in (call["model"], call["asked_model"]) if model]
             found = next((price for name in names if (price := prices.at(name, call["start_ns"]))), None)
             yield Posting(
                 call["start_ns"],
                 found.sku if found else next(iter(names), token_sku(call["provider"], UNKNOWN, kind)),
-                REQUEST if found else UNPRICED,
+                str(lost or REQUEST) if found else UNPRICED,
                 call["tenant"],
                 call["feature"],
                 call["unit"],
@@ -255,16 +289,21 @@ def bought(calls: ModelCalls, prices: PriceBook) -> Iterator[Posting]:
                 call["span_id"],
                 millions,
                 found,
+                tokens=int(millions * MILLION) if lost and kind == Tokens.OUTPUT else 0,
+                kind=Kind.GENERATION.value,
+                unit_kind=call["unit_kind"],
             )
 
 
-def _usages(store: Store, prices: PriceBook) -> Iterator[Posting]:
+def _usages(store: Store, prices: PriceBook, tries: Tries) -> Iterator[Posting]:
     for row in store.frame("usages").iter_rows(named=True):
-        price = prices.at(row["sku"], row["start_ns"])
+        dollars = row["sku"].startswith(f"{SKU_COST_USD}.")
+        price = _DOLLAR if dollars else prices.at(row["sku"], row["start_ns"])
+        lost = tries.fate((row["trace_id"], row["span_id"]))
         yield Posting(
             row["start_ns"],
             row["sku"],
-            REQUEST if price else UNPRICED,
+            str(lost or REQUEST) if price else UNPRICED,
             row["tenant"],
             row["feature"],
             row["unit"],
@@ -272,6 +311,8 @@ def _usages(store: Store, prices: PriceBook) -> Iterator[Posting]:
             row["span_id"],
             Decimal(row["quantity"]),
             price,
+            kind=row["kind"],
+            unit_kind=row["unit_kind"],
         )
 
 

@@ -24,7 +24,7 @@ from costspan_analytics.matrix import Matrix
 from costspan_analytics.matrix_table import blame_tables, delayed_by
 from costspan_analytics.report import Weekly, publish, weekly_window
 from costspan_analytics.store import Store, Window
-from costspan_analytics.summary import DIMENSIONS, cost_summary, tail_summary, units_summary, waste_summary
+from costspan_analytics.summary import DIMENSIONS, cost_summary, each_unit, tail_summary, units_summary, waste_summary
 from costspan_analytics.tail import Tail
 from costspan_analytics.timeline import Timeline
 
@@ -131,7 +131,7 @@ def _replay(store: Store, cohort: pl.DataFrame, direct: pl.DataFrame) -> list[An
 
 
 def cost(argv: list[str]) -> int:
-    """What was spent, by tenant, feature, unit, adapter, sku or category."""
+    """What was spent, by tenant, feature, unit, kind of operation, adapter, sku or category."""
     made = parser("cost", "What was spent.")
     made.add_argument("--by", choices=DIMENSIONS, default=DIMENSIONS[0])
     options = made.parse_args(argv)
@@ -152,10 +152,17 @@ def waste(argv: list[str]) -> int:
 
 def units(argv: list[str]) -> int:
     """What one outcome cost, with everything that went into it."""
-    options = parser("units", "What one outcome cost, with everything that went into it.").parse_args(argv)
+    made = parser("units", "What one outcome cost, with everything that went into it.")
+    made.add_argument("id", nargs="?", default="", help="of one unit, whoever's it is (default: all, the dearest shown)")
+    options = made.parse_args(argv)
     store = _known_store(options)
-    found = units_summary(store, Book.load(store, Timeline.load(store)))
-    _print(options, found, lambda: render.units_table(found))
+    book = Book.load(store, Timeline.load(store))
+    each = each_unit(store, book, options.id)
+    if options.id and not each:
+        raise NotFoundError(f"No unit {options.id!r} is in this window: give an earlier --since, or another --project.")
+    found = units_summary(store, book) | {"each": each}
+    shown = [] if options.id else [render.units_table(found)]
+    _print(options, found, lambda: Group(*shown, render.each_unit_table(each)))
     return 0
 
 

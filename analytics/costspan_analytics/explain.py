@@ -11,6 +11,8 @@ from costspan.semconv import Phase
 from costspan_analytics.blame import blame, model_error
 from costspan_analytics.book import Book
 from costspan_analytics.errors import NotFoundError
+from costspan_analytics.journey import Journey
+from costspan_analytics.operations import Operation
 from costspan_analytics.store import Store
 from costspan_analytics.tail import MS
 from costspan_analytics.timeline import PHASES, Timeline
@@ -29,10 +31,12 @@ class Explanation:
         attempts: Its engine requests.
         intervals: Its phases in time order.
         delays: (culprit, mechanism, ms), longest first.
-        postings: (category, tokens, US dollars) of its engine time.
+        postings: (category, tokens, US dollars) of its engine time, or of what its provider charges for.
         model_error: How far off the model is that the delays rest on.
         deviation_ms: How much longer its steps took than the model says; below zero where they were quicker.
         throttled_ms: For how long meanwhile the device's clocks were held down, by reason; empty where it does not say.
+        operation: What it was a try of; ``None`` where one was enough.
+        journey: The way of its stop, by every clock that it passed; ``None`` where nobody stopped it.
     """
 
     call: dict[str, Any]
@@ -43,6 +47,8 @@ class Explanation:
     model_error: dict[str, float]
     deviation_ms: float
     throttled_ms: dict[str, float]
+    operation: Operation | None
+    journey: Journey | None
 
     @classmethod
     def load(cls, store: Store, timeline: Timeline, book: Book, name: str) -> Explanation:
@@ -52,7 +58,7 @@ class Explanation:
             store: Where its steps are.
             timeline: The window's calls.
             book: The window's postings.
-            name: A span, trace or engine request id, the beginning of one, or ``slowest``.
+            name: A span, trace, operation or engine request id, the beginning of one, or ``slowest``.
 
         Raises:
             NotFoundError: No call in the window goes by that name.
@@ -62,7 +68,8 @@ class Explanation:
         waited_for = timeline.waited_for.filter(pl.col("call_id") == call["span_id"])
         segments = timeline.segments.join(waited_for.select("engine", "request_id"), on=["engine", "request_id"])
         found = blame(store, segments).group_by("culprit", "mechanism").agg(ms=pl.col("ns").sum() / MS)
-        posted = book.frame.filter(pl.col("source_id").is_in(attempts["request_id"].implode()))
+        own = pl.col("source_id").is_in(attempts["request_id"].implode()) | (pl.col("source_id") == call["span_id"])
+        posted = book.frame.filter(own)
         return cls(
             call,
             attempts.to_dicts(),
@@ -72,6 +79,8 @@ class Explanation:
             model_error(store),
             float(segments["deviation_ns"].sum()) / MS,
             _throttled(store, segments),
+            Operation.load(store, timeline, book, call["operation"]) if call["operation"] else None,
+            Journey.load(store, timeline, book, call),
         )
 
     @property
@@ -132,6 +141,8 @@ class Explanation:
             "engine": self.engine,
             "cost": [{**row, "amount": float(row["amount"])} for row in self.postings],
             "aborts_ms": dict(self.aborts),
+            "operation": None if self.operation is None else self.operation.as_dict(),
+            "stop": None if self.journey is None else self.journey.as_dict(),
         }
 
 
@@ -159,7 +170,7 @@ def _find(timeline: Timeline, name: str) -> dict[str, Any]:
             f"{name!r} is too short to mean one call: give at least {SHORTEST_PREFIX} characters, or `{SLOWEST}`."
         )
     by_engine = timeline.joined.filter(pl.col("request_id").str.starts_with(name))["call_id"].to_list()
-    own = pl.col("span_id").str.starts_with(name) | pl.col("trace_id").str.starts_with(name)
+    own = pl.any_horizontal(pl.col("span_id", "trace_id", "operation").str.starts_with(name))
     found = requests.filter(own | pl.col("span_id").is_in(by_engine)).sort("wall_ns", descending=True)
     if found.is_empty():
         raise NotFoundError(f"No call in this window has an id that begins with {name!r}: look one up in `costspan tail`.")

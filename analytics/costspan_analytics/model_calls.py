@@ -54,7 +54,7 @@ class ModelCalls:
     def calls(self) -> dict[Span, dict[str, Any]]:
         """Each call once, by its span."""
         reported = {(row["trace_id"], row["span_id"]): row for row in self.rows.iter_rows(named=True)}
-        above = {outer for span in reported for outer in self._above(span) if outer in reported}
+        above = {outer for span in reported for outer in self.above(span) if outer in reported}
         by_answer: dict[str, Span] = {}
         for span, row in reported.items():
             if span not in above and row["answer_id"]:
@@ -71,7 +71,7 @@ class ModelCalls:
         left: list[dict[str, Any]] = []
         for row in self.attempts.with_columns(answer_id=pl.col("request_id").str.replace(CHOICE, "")).iter_rows(named=True):
             under = (row["trace_id"], row["parent_span_id"])
-            above = (span for span in (under, *self._above(under)) if span in self.calls)
+            above = (span for span in (under, *self.above(under)) if span in self.calls)
             call = next(above, None) or by_answer.get(row["answer_id"])
             if call is None:
                 left.append(row)
@@ -106,7 +106,8 @@ class ModelCalls:
             if span not in ours and self.window.since <= row["start_ns"] < self.window.until:
                 yield row
 
-    def _above(self, span: Span) -> Iterator[Span]:
+    def above(self, span: Span) -> Iterator[Span]:
+        """What is above a span, from the inside out."""
         trace, at = span
         for _ in range(_DEPTH):
             above = self.parents.get((trace, at))

@@ -1,8 +1,8 @@
 """What each engine request's time bought: the answer, or which waste.
 
 The parts of a request add up to its cost. They are looked for in this order, and each nanosecond is in one only: made after
-the client left, made before but never read, all for nothing (retried, invalid, abandoned), computed a second time or drafted
-and thrown away, the answer.
+the client left, made before but never read, all for nothing (retried, hedged, invalid, abandoned), computed a second time or
+drafted and thrown away, the answer.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import polars as pl
 
 from costspan.semconv import Outcome, Phase, Waste
 from costspan_analytics.steps import Floats, Steps
+from costspan_analytics.stops import Stops
 from costspan_analytics.store import Store, Window
 from costspan_analytics.timeline import Timeline
+from costspan_analytics.tries import Tries
 
 REQUEST = "request"
 """The category of money that somebody got an answer for."""
@@ -43,12 +45,12 @@ class Part:
     culprit: str = ""
 
 
-def load_parts(store: Store, timeline: Timeline) -> list[Part]:
+def load_parts(store: Store, timeline: Timeline, tries: Tries) -> list[Part]:
     """The parts of every engine request in the window; their ``cost_ns`` add up to the requests'.
 
     Of a request that crosses the window's edge, the share of its computing that lies inside is taken.
     """
-    joined = _with_fate(timeline)
+    joined = _with_fate(timeline, tries, Stops.load(store, timeline).earliest)
     segments = timeline.segments.partition_by("engine", "request_id", as_dict=True)
     steps = {engine: _steps_of_aborted(store, engine, joined, timeline.segments) for engine in joined["engine"].unique()}
     parts: list[Part] = []
@@ -77,19 +79,29 @@ def _inside(segments: list[dict[str, Any]], window: Window) -> float:
     return inside / total if total else 0.0
 
 
-def _with_fate(timeline: Timeline) -> pl.DataFrame:
-    """Attempts with what became of their calls: when the client left, what it read, whether another attempt replaced it."""
-    views = timeline.joined.select(
-        "engine", "request_id", "operation", "invalid", "call_abort_ns", "call_attempt", "read_tokens", "offset_ns", "answered"
+def _with_fate(timeline: Timeline, tries: Tries, stops: pl.DataFrame) -> pl.DataFrame:
+    """Attempts with what became of their calls: when the client left, what it read, whether another try gave the answer.
+
+    Of those whom a call's answer passes on its way, the first to leave counts, whether the call was told or not.
+    """
+    aborted = pl.when(pl.col("call_abort_ns") > 0).then("call_abort_ns")
+    views = timeline.joined.join(stops, on="call_id", how="left").select(
+        "engine",
+        "request_id",
+        "offset_ns",
+        "answered",
+        read_tokens=pl.when("unseen").then(0).otherwise("read_tokens"),
+        gone_ns=pl.min_horizontal(aborted, "stop_ns"),
     )
     answered = pl.col("answered").fill_null(value=True)  # its call, where there is one
-    last = timeline.calls.filter(pl.col("operation") != "").group_by("operation").agg(last_attempt=pl.col("attempt").max())
+    named = timeline.attempts.select("engine", "request_id", "trace_id", "parent_span_id").iter_rows()
+    lost = [tries.fate_of_request(engine, request, (trace, under)) for engine, request, trace, under in named]
     return (
-        timeline.attempts.join(views, on=["engine", "request_id"], how="left")
-        .join(last, on="operation", how="left")
+        timeline.attempts.with_columns(lost=pl.Series(lost, dtype=pl.String))
+        .join(views, on=["engine", "request_id"], how="left")
         .with_columns(
-            replaced=(pl.col("call_attempt") < pl.col("last_attempt")).fill_null(value=False) | ~answered,
-            left_ns=pl.when((pl.col("call_abort_ns") > 0) & answered).then(pl.col("call_abort_ns") + pl.col("offset_ns")),
+            lost=pl.coalesce("lost", pl.when(~answered).then(pl.lit(Waste.RETRIED.value))),
+            left_ns=pl.when(answered).then(pl.col("gone_ns") + pl.col("offset_ns")),
             # Where no client told what it read, what was written to it must do.
             read_tokens=pl.coalesce("read_tokens", "delivered_tokens"),
         )
@@ -110,8 +122,8 @@ def split(attempt: dict[str, Any], segments: list[dict[str, Any]], steps: Steps)
     """One request's parts.
 
     Args:
-        attempt: Its row, with ``left_ns`` (when its client left, on the engine's clock, or None), ``read_tokens``, ``replaced``
-            and ``invalid``.
+        attempt: Its row, with ``left_ns`` (when its client left, on the engine's clock, or None), ``read_tokens`` and ``lost``
+            (which waste all of it is, or None).
         segments: Its phases in time order.
         steps: The engine's steps, if the client left.
     """
@@ -121,8 +133,8 @@ def split(attempt: dict[str, Any], segments: list[dict[str, Any]], steps: Steps)
     rest = attempt["cost_ns"] - sum(part.cost_ns for part in parts)
     tokens = attempt["output_tokens"] - sum(part.tokens for part in parts)
     cut_short = left_ns is not None or attempt["outcome"] != Outcome.OK
-    if attempt["replaced"]:
-        parts.append(Part(attempt, Waste.INVALID_OUTPUT if attempt["invalid"] else Waste.RETRIED, rest, tokens))
+    if attempt["lost"]:
+        parts.append(Part(attempt, attempt["lost"], rest, tokens))
     elif cut_short and not attempt["read_tokens"]:
         parts.append(Part(attempt, Waste.ABANDONED, rest, tokens))
     else:
@@ -163,32 +175,56 @@ def _left_behind(attempt: dict[str, Any], segments: list[dict[str, Any]], steps:
         steps: As for :func:`split`.
         kept: Which share of each segment's cost is neither; written here.
     """
-    left_ns, after, after_tokens = attempt["left_ns"], 0.0, 0
-    before: list[tuple[int, Floats]] = []  # what each token cost that was made before the client left, by segment
-    for at, (segment, follower) in enumerate(pairwise([*segments, {"phase": ""}])):
-        rows = steps.rows(segment["step_first"], segment["step_last"])
-        cost, end = _cost_by_step(segment, steps), steps.end[rows]
-        if not cost.size:
-            continue
-        late = np.clip((end - left_ns) / np.maximum(end - steps.start[rows], 1), 0.0, 1.0)
-        gone = float(cost @ late)
-        after += gone
-        kept[at] -= gone / (float(cost.sum()) or 1.0)
-        if segment["phase"] == Phase.DECODE:
-            in_time = int((end <= left_ns).sum())
-            by_token = _by_token(cost[:in_time], round(segment["tokens"] * in_time / cost.size))
-            after_tokens += segment["tokens"] - by_token.size
-            before.append((at, by_token))
-        elif follower["phase"] == Phase.DECODE and end[-1] > left_ns:  # the prompt was whole, and made a token
-            after_tokens += 1
-    # A burst may have gone on past the answer's end.
-    after_tokens = min(after_tokens, attempt["output_tokens"])
-    parts = [Part(attempt, Waste.AFTER_ABORT, round(after), after_tokens)] if after else []
-    undelivered = attempt["output_tokens"] - after_tokens - attempt["read_tokens"]
+    halves = Halves.at(attempt["left_ns"], attempt, segments, steps)
+    for at, (segment, gone) in enumerate(zip(segments, halves.gone, strict=True)):
+        kept[at] -= gone / (segment["cost_ns"] or 1.0)
+    parts = [Part(attempt, Waste.AFTER_ABORT, halves.after_ns, halves.after_tokens)] if sum(halves.gone) else []
+    undelivered = attempt["output_tokens"] - halves.after_tokens - attempt["read_tokens"]
     if undelivered > 0 and attempt["read_tokens"]:
-        unread = _take_last(undelivered, before, segments, kept)
+        unread = _take_last(undelivered, halves.before, segments, kept)
         parts.append(Part(attempt, Waste.UNDELIVERED, round(unread), undelivered))
     return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """One engine request, cut at a moment.
+
+    Attributes:
+        gone: What each segment cost after it, in nanoseconds.
+        after_tokens: Output tokens made after it.
+        before: What each token cost that was decoded before it, by segment.
+    """
+
+    gone: list[float]
+    after_tokens: int
+    before: list[tuple[int, Floats]]
+
+    @property
+    def after_ns(self) -> int:
+        """Engine time after it."""
+        return round(sum(self.gone))
+
+    @classmethod
+    def at(cls, moment_ns: int, attempt: dict[str, Any], segments: list[dict[str, Any]], steps: Steps) -> Halves:
+        """Cut at a moment of the engine's clock; the step in which it falls is split by time."""
+        gone, tokens, before = [0.0] * len(segments), 0, []
+        for at, (segment, follower) in enumerate(pairwise([*segments, {"phase": ""}])):
+            rows = steps.rows(segment["step_first"], segment["step_last"])
+            cost, end = _cost_by_step(segment, steps), steps.end[rows]
+            if not cost.size:
+                continue
+            late = np.clip((end - moment_ns) / np.maximum(end - steps.start[rows], 1), 0.0, 1.0)
+            gone[at] = float(cost @ late)
+            if segment["phase"] == Phase.DECODE:
+                in_time = int((end <= moment_ns).sum())
+                by_token = _by_token(cost[:in_time], round(segment["tokens"] * in_time / cost.size))
+                tokens += segment["tokens"] - by_token.size
+                before.append((at, by_token))
+            elif follower["phase"] == Phase.DECODE and end[-1] > moment_ns:  # the prompt was whole, and made a token
+                tokens += 1
+        # A burst may have gone on past the answer's end.
+        return cls(gone, min(tokens, attempt["output_tokens"]), before)
 
 
 def _take_last(count: int, made: list[tuple[int, Floats]], segments: list[dict[str, Any]], kept: list[float]) -> float:

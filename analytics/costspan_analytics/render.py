@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from costspan_analytics.explain import Explanation
+from costspan_analytics.journey import Journey
+from costspan_analytics.operations import Operation
 
 BAR = 24
 WATERFALL = 36
@@ -19,6 +21,7 @@ WIDTH_OF_A_FILE = 120
 LONGEST_NAME = 40
 SHOWN_BLAME = 8
 SHOWN_SLOWEST = 5
+SHOWN_UNITS = 20
 SHOWN_SENDERS = 20
 
 
@@ -67,7 +70,8 @@ def audit_tables(audit: dict[str, Any]) -> RenderableType:
         "time",
         verdict(time["holds"]) if time["requests"] else Text("– nothing to check"),
         f"{time['requests']:,} requests, {time['aborted']} aborted; "
-        f"unaccounted {percent(time['unaccounted_share_p99'])} at p99, {time['negative_phases']} negative phases",
+        f"unaccounted {percent(time['unaccounted_share_p99'])} at p99, {time['negative_phases']} negative phases"
+        + (f"; {time['elsewhere']:,} answered by providers that show no phases" if time["elsewhere"] else ""),
     )
     add(
         laws,
@@ -191,7 +195,10 @@ def cost_table(cost: dict[str, Any]) -> RenderableType:
     made = table(f"Cost by {cost['by']}", cost["by"], "cost", "of it waste", "postings")
     for row in cost["rows"]:
         shown = "no price" if row[cost["by"]] in cost["unpriced"] and not row["usd"] else usd(row["usd"])
-        add(made, row[cost["by"]], shown, usd(row["waste_usd"]), f"{row['postings']:,}")
+        named = (
+            " ".join(filter(None, (row.get("tenant"), row.get("unit_kind"), row["unit"]))) if "unit" in row else row[cost["by"]]
+        )
+        add(made, named, shown, usd(row["waste_usd"]), f"{row['postings']:,}")
     made.add_section()
     add(made, "posted", usd(cost["posted_usd"]), usd(cost["waste_usd"]), "")
     return Group(made, *_unpriced(cost["unpriced"]))
@@ -229,6 +236,39 @@ def units_table(units: dict[str, Any]) -> RenderableType:
     return made
 
 
+def each_unit_table(units: list[dict[str, Any]]) -> RenderableType:
+    """The dearest units, and what each spent its money on."""
+    made = table("The dearest units", "unit", "status", "spent on", "took", "cost", "worth", "margin", right=3)
+    for row in units[:SHOWN_UNITS]:
+        spent = [f"{kind} {usd(amount)}" for kind, amount in row["spent"].items()]
+        wasted = row["waste_usd"] - row["retries_usd"]
+        spent += [
+            f"{name} {usd(amount)}" for name, amount in (("retries", row["retries_usd"]), ("waste", wasted)) if amount > 0
+        ]
+        add(
+            made,
+            f"{row['tenant']} {row['unit_kind']} {row['unit']}",
+            row["status"] or "–",
+            ", ".join(spent),
+            "–" if row["took_ns"] is None else _lasted(row["took_ns"]),
+            usd(row["cost_usd"]),
+            usd(row["value_usd"]),
+            usd(row["margin_usd"]),
+        )
+    return made
+
+
+def _lasted(ns: int) -> str:
+    """A duration in the two largest units of time that it has."""
+    text: list[str] = []
+    left = ns // 1_000_000_000
+    for name, seconds in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if left >= seconds or text:
+            text.append(f"{left // seconds} {name}")
+            left %= seconds
+    return " ".join(text[:2]) or f"{ns / 1e9:.1f} s"
+
+
 def explain_tables(explained: Explanation) -> RenderableType:
     """One call as a waterfall, its sum, who delayed it, and what it cost."""
     call = explained.call
@@ -247,7 +287,7 @@ def explain_tables(explained: Explanation) -> RenderableType:
     delays = table("Delayed by", "tenant", "how", "ms", right=2)
     for culprit, how, ms in explained.delays:
         add(delays, "its own traffic" if culprit == call["tenant"] else culprit, how, f"{ms:,.2f}")
-    costs = table("Cost of its engine time", "category", "tokens", "cost")
+    costs = table("What it cost", "category", "tokens", "cost")
     for row in explained.postings:
         add(costs, row["category"], f"{row['tokens']:,}", usd(float(row["amount"])))
     held = Text(f"  {_engine(explained.engine)}\n", "dim")
@@ -261,12 +301,46 @@ def explain_tables(explained: Explanation) -> RenderableType:
         costs,
         held,
     ]
-    if explained.aborts:
-        clocks = table("The abort's clocks", "clock", "ms after the call began")
-        for name, at in explained.aborts:
-            add(clocks, name, f"{at:,.2f}")
-        parts.append(clocks)
+    if explained.operation is not None:
+        parts += operation_tables(explained.operation)
+    if explained.journey is not None:
+        parts += journey_tables(explained.journey)
     return Group(*parts)
+
+
+def operation_tables(operation: Operation) -> list[RenderableType]:
+    """Every try at an answer, and the sum of what they cost."""
+    wall = (operation.end_ns - operation.start_ns) / 1e6
+    tries = table(
+        f"The tries of operation {operation.id}", "try", "why", "model", "outcome", "waste", "from (ms)", "ms", "cost", right=5
+    )
+    for call in operation.calls:
+        model = "/".join(filter(None, (call["provider"], call["model"])))
+        at = (f"{call['start_ms']:,.2f}", f"{call['wall_ms']:,.2f}", usd(call["usd"]))
+        add(tries, str(call["attempt"]), call["why"], model, call["outcome"], call["waste"], *at)
+    tries.add_section()
+    if elsewhere := operation.spent.get("", 0):
+        add(tries, "", "", "what else was used", "", "", "", "", usd(float(elsewhere)))
+    add(tries, "all", "", "", "", "", "", f"{wall:,.2f}", usd(float(operation.usd)))
+    waited = operation.between_ns / 1e6
+    return [tries, Text(f"  For {waited:,.1f} ms of it no try was under way.\n", "dim")]
+
+
+def journey_tables(journey: Journey) -> list[RenderableType]:
+    """A stop by every clock that it passed, how much of the answer came how far, and where it was held up."""
+    clocks = table("The abort's clocks", "clock", "", "ms after the call began", "its clock ahead by", right=2)
+    for clock in journey.clocks:
+        at = f"{(clock.at_ns - journey.start_ns) / 1e6:,.2f}" if clock.at_ns else "never"
+        add(clocks, clock.where, clock.event, at, f"{clock.offset_ns / 1e6:+,.3f} ms")
+    tokens = table("Tokens", "", "by", "tokens", "spent when the last was made", right=2)
+    for count in journey.counts:
+        add(tokens, count.name, count.where, f"{count.tokens:,}", usd(None if count.usd is None else float(count.usd)))
+    ways = table("Where the stop was held up", "from", "to", "ms later", "tokens meanwhile", "cost", right=2)
+    for way in journey.boundaries:
+        later = "never" if way.lag_ns is None else f"{way.lag_ns / 1e6:,.2f}"
+        made = "–" if way.tokens is None else f"{way.tokens:,}"
+        add(ways, way.origin, way.target, later, made, usd(None if way.usd is None else float(way.usd)))
+    return [clocks, tokens, ways, Text(f"  {journey.verdict}\n", "yellow" if journey.worst else "dim")]
 
 
 def _occasion(call: dict[str, Any]) -> str:

@@ -7,17 +7,19 @@ from typing import Any
 
 import polars as pl
 
-from costspan.semconv import Waste
+from costspan.semconv import SKU_GPU_HOUR, Waste
 from costspan_analytics.audit import dollars
 from costspan_analytics.book import UNPRICED, Book
 from costspan_analytics.errors import AnalyticsError
 from costspan_analytics.store import Store
 from costspan_analytics.tail import MS, Tail
-from costspan_analytics.units import shared_cost, total, unit_costs, unit_summary
+from costspan_analytics.units import KEY, shared_cost, spending, total, unit_costs, unit_summary
 
-DIMENSIONS = ("tenant", "feature", "unit", "adapter", "sku", "category")
+DIMENSIONS = ("tenant", "feature", "unit", "kind", "adapter", "sku", "category")
 SHARED = "(shared)"
 """Who pays for what no request pays: idle, host gaps, loading."""
+OWNERS = {"unit": ("tenant", "unit_kind")}
+"""What a name is somebody's own in: two tenants may have a ticket 17, and one of them a document 17."""
 SHOWN_SLOW = 10
 NS_PER_HOUR = 3.6e12
 
@@ -40,6 +42,7 @@ def cost_summary(book: Book, by: str = "tenant") -> dict[str, Any]:
         "rows": [
             {
                 by: row[by] or SHARED,
+                **{name: row[name] for name in OWNERS.get(by, ())},
                 "usd": dollars(row["amount"]),
                 "waste_usd": dollars(row["waste"]),
                 "postings": row["postings"],
@@ -87,24 +90,34 @@ def money_law(book: Book) -> list[tuple[str, Decimal]]:
 
 
 def cost_frame(book: Book, by: str) -> pl.DataFrame:
-    """What was spent by a dimension, exactly: columns ``by, amount, waste, postings``, dearest first."""
+    """What was spent by a dimension, exactly: columns ``by, amount, waste, postings``, dearest first; see :data:`OWNERS`."""
+    owners = [pl.when(pl.col(by) != "").then(name).otherwise(pl.lit("")).alias(name) for name in OWNERS.get(by, ())]
     wasted = pl.col("category").is_in([waste.value for waste in Waste])
     zero = pl.lit(0, pl.Decimal(38, 12))
     return (
-        book.frame.with_columns(waste=pl.when(wasted).then("amount").otherwise(zero))
-        .group_by(by)
+        book.frame.with_columns(*owners, waste=pl.when(wasted).then("amount").otherwise(zero))
+        .group_by(by, *OWNERS.get(by, ()))
         .agg(pl.col("amount").sum(), pl.col("waste").sum(), postings=pl.len())
-        .sort("amount", by, descending=[True, False])
+        .sort(by, *OWNERS.get(by, ()))
+        .sort("amount", descending=True, maintain_order=True)
     )
 
 
 def waste_frame(book: Book) -> pl.DataFrame:
-    """What was wasted, exactly: columns ``category, amount, quantity, tokens, requests``, dearest first."""
+    """What was wasted, exactly: columns ``category, amount, quantity, tokens, requests``, dearest first.
+
+    ``quantity`` is in device hours; what was bought instead, of a provider that charges by the token, has none.
+    """
+    wasted = book.frame.filter(pl.col("category").is_in([waste.value for waste in Waste]) & (pl.col("quantity") > 0))
+    hours = pl.when(pl.col("sku").str.starts_with(f"{SKU_GPU_HOUR}.")).then("quantity").otherwise(pl.lit(0, pl.Decimal(38, 12)))
     return (
-        book.frame.filter(pl.col("category").is_in([waste.value for waste in Waste]))
-        .group_by("category")
-        .agg(pl.col("amount").sum(), pl.col("quantity").sum(), pl.col("tokens").sum(), requests=pl.col("trace_id").n_unique())
-        .filter(pl.col("quantity") > 0)
+        wasted.group_by("category")
+        .agg(
+            pl.col("amount").sum(),
+            hours.sum().alias("quantity"),
+            pl.col("tokens").sum(),
+            requests=pl.col("trace_id").n_unique(),
+        )
         .sort("amount", "category", descending=[True, False])
     )
 
@@ -163,4 +176,29 @@ def units_summary(store: Store, book: Book) -> dict[str, Any]:
             for row in rows
         ],
         "shared_usd": dollars(shared_cost(book)),
+    }
+
+
+def each_unit(store: Store, book: Book, unit: str = "") -> list[dict[str, Any]]:
+    """Every unit, or those of one id: how it stands, what it cost and earned. What it ``spent`` and its waste are the cost."""
+    rows = unit_costs(store, book)
+    if unit:
+        rows = rows.filter(pl.col("unit") == unit)
+    spent = spending(store, book).partition_by(*KEY, as_dict=True)
+    return [_unit(row, spent.get(tuple(row[name] for name in KEY))) for row in rows.iter_rows(named=True)]
+
+
+def _unit(row: dict[str, Any], spent: pl.DataFrame | None) -> dict[str, Any]:
+    until = row["decided_ns"] or row["ended_ns"]
+    return {
+        **{name: row[name] for name in (*KEY, "feature", "status", "reason", "started_ns", "decided_ns")},
+        "took_ns": None if until is None else max(0, until - row["started_ns"]),
+        "cost_usd": dollars(row["cost"]),
+        "spent": {}
+        if spent is None
+        else {each["kind"]: dollars(each["useful"]) for each in spent.iter_rows(named=True) if each["useful"]},
+        "retries_usd": dollars(Decimal(0) if spent is None else total(spent["retries"])),
+        "waste_usd": dollars(row["waste"]),
+        "value_usd": None if row["value_usd"] is None else dollars(row["value_usd"]),
+        "margin_usd": None if row["margin"] is None else dollars(row["margin"]),
     }

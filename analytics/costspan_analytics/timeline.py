@@ -11,7 +11,7 @@ from functools import cached_property
 
 import polars as pl
 
-from costspan.semconv import Phase
+from costspan.semconv import OWN_PROVIDER, Outcome, Phase
 from costspan_analytics.store import Store, Window
 
 PHASES = [phase.value for phase in Phase]
@@ -53,15 +53,12 @@ class Timeline:
         calls = self.calls.select(
             pl.col("span_id").alias("call_id"),
             "client",
-            "operation",
-            "invalid",
             "call_start_ns",
             "call_sent_ns",
             "call_first_ns",
             "call_last_ns",
             "call_end_ns",
             "call_abort_ns",
-            pl.col("attempt").alias("call_attempt"),
             pl.col("outcome").alias("call_outcome"),
             pl.col("delivered_tokens").alias("read_tokens"),
         )
@@ -98,7 +95,8 @@ class Timeline:
         gone = self.joined.filter(pl.col("final") & (pl.col("disconnect_ns") > 0) & (pl.col("call_abort_ns") > 0))
         removed = pl.col("removed_ns") - pl.col("offset_ns")
         leaving = gone.select("call_id", start_ns=pl.min_horizontal(removed, "call_abort_ns"), end_ns="call_abort_ns")
-        return _named(pl.concat([before, after, leaving]), Phase.CLIENT_OVERHEAD)
+        told = self._refused.select(call_id="span_id", start_ns="call_headers_ns", end_ns="call_end_ns")
+        return _named(pl.concat([before, after, leaving, told]), Phase.CLIENT_OVERHEAD)
 
     def _network_intervals(self) -> pl.DataFrame:
         final = self.joined.filter("final")
@@ -111,7 +109,16 @@ class Timeline:
         read = pl.when(pl.col("call_abort_ns") > 0).then("call_abort_ns").otherwise("call_last_ns")
         whole = final.filter((pl.col("disconnect_ns") == 0) & (read > 0))
         back = whole.select(call_id="call_id", start_ns=pl.col("sent_ns") - pl.col("offset_ns"), end_ns=read)
-        return _named(pl.concat([out, back]), Phase.NETWORK)
+        there_and_back = self._refused.select(call_id="span_id", start_ns="call_sent_ns", end_ns="call_headers_ns")
+        return _named(pl.concat([out, back, there_and_back]), Phase.NETWORK)
+
+    @property
+    def _refused(self) -> pl.DataFrame:
+        """Calls that were answered with an error before an engine had them: to their clients, all else was the way there."""
+        turned_away = (pl.col("outcome") == Outcome.ERROR) & (pl.col("call_sent_ns") > 0) & (pl.col("call_headers_ns") > 0)
+        answered = self.joined.select("call_id")
+        unread = pl.col("call_last_ns") == 0
+        return self.calls.filter(turned_away & unread).join(answered, left_on="span_id", right_on="call_id", how="anti")
 
     def _engine_intervals(self) -> pl.DataFrame:
         final = self.joined.filter("final").select("engine", "request_id", "call_id", "offset_ns")
@@ -136,6 +143,16 @@ class Timeline:
         return requests.with_columns(pl.col(named).fill_null(0)).with_columns(
             (pl.col("wall_ns") - pl.sum_horizontal(named)).alias(Phase.UNACCOUNTED.value)
         )
+
+    @cached_property
+    def elsewhere(self) -> pl.DataFrame:
+        """Those of :attr:`requests` that somebody else's engine answered, which shows none of its phases.
+
+        A provider is somebody else where no engine in the ledger answered any call to it.
+        """
+        answered = self.calls.join(self.joined, left_on="span_id", right_on="call_id", how="semi")
+        own = {"", OWN_PROVIDER, *answered["provider"]}
+        return self.requests.filter(~pl.col("provider").is_in(own))
 
 
 def left_at() -> pl.Expr:

@@ -133,13 +133,17 @@ def time_card(overview: Overview) -> str:
         time["holds"],
         f"{percent(time['unaccounted_share_p99'])} unaccounted at p99",
         f"Phases add up to the wall time that clients measured. Limit {TIME_LIMIT:.0%} at p99; "
-        f"{time['negative_phases']} negative phases.{_unseen(time['without_engine'])}",
+        f"{time['negative_phases']} negative phases.{_unseen(time['without_engine'])}{_elsewhere(time['elsewhere'])}",
         table(("mean request", "time", "share"), rows, {1, 2}),
     )
 
 
 def _unseen(calls: int) -> str:
     return f" {calls:,} calls have no engine's record: what it did for them is unaccounted." if calls else ""
+
+
+def _elsewhere(calls: int) -> str:
+    return f" {calls:,} more were answered by providers that show no phases." if calls else ""
 
 
 def money_card(overview: Overview) -> str:

@@ -17,9 +17,11 @@ from costspan.tracing import make_provider
 from costspan_analytics.audit import Audit, ledger_rows
 from costspan_analytics.book import Book
 from costspan_analytics.errors import AnalyticsError
+from costspan_analytics.model_calls import ModelCalls
 from costspan_analytics.parts import REQUEST, load_parts
 from costspan_analytics.store import Store
 from costspan_analytics.timeline import PHASES, Timeline
+from costspan_analytics.tries import Tries
 from costspan_hooks import wire
 from costspan_hooks.records import SampleRecord, StepRecord
 from tests.analytics.conftest import Sample
@@ -52,7 +54,7 @@ def test_phases_add_up_for_every_request(sample: Sample) -> None:
 def test_parts_add_up_to_what_each_request_cost(sample: Sample) -> None:
     store = Store(sample.store, sample.truth.project)
     timeline = Timeline.load(store)
-    parts = load_parts(store, timeline)
+    parts = load_parts(store, timeline, Tries.load(store, ModelCalls.load(store, timeline.attempts)))
     by_request: dict[str, int] = {}
     for part in parts:
         name = part.attempt["request_id"]

@@ -13,6 +13,7 @@ from costspan_analytics.book import UNPRICED, PriceBook, bought
 from costspan_analytics.model_calls import MILLION, ModelCalls, Span, usage
 from costspan_analytics.parts import REQUEST
 from costspan_analytics.store import Window
+from costspan_analytics.tries import Tries
 
 TRACE = "t"
 COUNTS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens")
@@ -23,6 +24,7 @@ def call(span: str, **more: Any) -> dict[str, Any]:
         "tenant": "unknown",
         "feature": "",
         "unit": "",
+        "unit_kind": "",
         "provider": "openai",
         "model": "gpt-5-2026",
         "asked_model": "gpt-5",
@@ -41,6 +43,9 @@ def calls(*reported: dict[str, Any], attempts: tuple[dict[str, Any], ...] = (), 
     none = attempt("none", "none", "none")
     above: dict[Span, str] = {(TRACE, span): parent for span, parent in parents.items()}
     return ModelCalls(pl.DataFrame(list(reported)), pl.DataFrame([none, *attempts]), above, Window(0, 100))
+
+
+NONE = Tries(pl.DataFrame(schema={"attempt": pl.Int64, "operation": pl.String}), calls())
 
 
 def prices(**rates: str) -> PriceBook:
@@ -99,7 +104,7 @@ def test_only_calls_of_the_window_are_bought() -> None:
 
 def test_each_kind_of_token_has_its_price() -> None:
     book = prices(**{"gpt-5__input": "1.25", "gpt-5__cache_read": "0.125", "gpt-5__output": "10"})
-    posted = list(bought(calls(call("a", tenant="acme")), book))
+    posted = list(bought(calls(call("a", tenant="acme")), book, NONE))
     assert sum((posting.amount for posting in posted), Decimal(0)) == Decimal("1.00") + Decimal("0.025") + Decimal(5)
     assert {posting.category for posting in posted} == {REQUEST}
     assert {posting.tenant for posting in posted} == {"acme"}
@@ -109,11 +114,11 @@ def test_each_kind_of_token_has_its_price() -> None:
 def test_a_model_as_it_answered_comes_before_the_model_as_it_was_asked_for() -> None:
     book = prices(**{"gpt-5__output": "10", "gpt-5-2026__output": "8"})
     only = call("a", input_tokens=0, cached_tokens=0)
-    assert [posting.amount for posting in bought(calls(only), book)] == [Decimal(4)]
+    assert [posting.amount for posting in bought(calls(only), book, NONE)] == [Decimal(4)]
 
 
 def test_usage_without_a_price_shouts() -> None:
-    (posting,) = bought(calls(call("a", input_tokens=0, cached_tokens=0)), prices())
+    (posting,) = bought(calls(call("a", input_tokens=0, cached_tokens=0)), prices(), NONE)
     assert (posting.category, posting.sku) == (UNPRICED, "tokens.openai.gpt-5-2026.output")
     assert (posting.quantity, posting.amount) == (Decimal("0.5"), Decimal(0))
 

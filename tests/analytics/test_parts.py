@@ -66,8 +66,7 @@ def attempt(segments: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
         "first_token_ns": 10 * MS,
         "left_ns": None,
         "read_tokens": 31,
-        "replaced": False,
-        "invalid": "",
+        "lost": None,
     }
     return row | changes
 
@@ -99,10 +98,8 @@ def test_nothing_read_means_all_of_it_was_abandoned() -> None:
 
 
 def test_an_attempt_that_another_replaced() -> None:
-    assert told(split(attempt(LIFE, replaced=True), LIFE, steps())) == {Waste.RETRIED: (40 * MS, 31)}
-    assert told(split(attempt(LIFE, replaced=True, invalid="no source"), LIFE, steps())) == {
-        Waste.INVALID_OUTPUT: (40 * MS, 31)
-    }
+    assert told(split(attempt(LIFE, lost=Waste.RETRIED), LIFE, steps())) == {Waste.RETRIED: (40 * MS, 31)}
+    assert told(split(attempt(LIFE, lost=Waste.INVALID_OUTPUT), LIFE, steps())) == {Waste.INVALID_OUTPUT: (40 * MS, 31)}
 
 
 def test_what_an_eviction_cost_is_named_with_its_culprit() -> None:
@@ -155,7 +152,7 @@ def test_drafts_thrown_away_for_a_client_that_left_are_counted_once() -> None:
         Waste.REJECTED_DRAFT: (2 * MS, 7),  # of the ten decode steps that are left
         REQUEST: (18 * MS, 21),
     }
-    assert told(split(life | {"replaced": True}, SPECULATIVE, steps())) == {
+    assert told(split(life | {"lost": Waste.RETRIED}, SPECULATIVE, steps())) == {
         Waste.AFTER_ABORT: (15 * MS, 30),
         Waste.UNDELIVERED: (5 * MS, 10),
         Waste.RETRIED: (20 * MS, 21),
@@ -174,27 +171,27 @@ def test_a_deadline_that_passed_leaves_what_was_read() -> None:
     timeout = {"outcome": Outcome.TIMEOUT.value, "output_tokens": 11}
     assert told(split(attempt(LIFE, **timeout, read_tokens=11), LIFE, steps())) == {REQUEST: (40 * MS, 11)}
     assert told(split(attempt(LIFE, **timeout, read_tokens=0), LIFE, steps())) == {Waste.ABANDONED: (40 * MS, 11)}
-    again = attempt(LIFE, **timeout, read_tokens=0, replaced=True)
+    again = attempt(LIFE, **timeout, read_tokens=0, lost=Waste.RETRIED)
     assert told(split(again, LIFE, steps())) == {Waste.RETRIED: (40 * MS, 11)}
 
 
 @given(
     left=st.none() | st.integers(-5 * MS, 45 * MS),
     read=st.integers(0, 31),
-    replaced=st.booleans(),
+    lost=st.sampled_from([None, Waste.RETRIED, Waste.HEDGED, Waste.INVALID_OUTPUT]),
     cost=st.integers(0, 10**12),
     bursts=st.integers(0, 60),
     rejected=st.floats(0, 1),
     again=st.floats(0, 1),
 )
 def test_parts_always_add_up(
-    *, left: int | None, read: int, replaced: bool, cost: int, bursts: int, rejected: float, again: float
+    *, left: int | None, read: int, lost: Waste | None, cost: int, bursts: int, rejected: float, again: float
 ) -> None:
     redo = {"waste": "recomputed_preemption", "waste_ns": int(again * cost)}
     draft = {"waste": "rejected_draft", "waste_ns": int(rejected * (cost // 3)), "tokens": 30 + bursts}
     life = [segment(Phase.PREFILL, 0, 9, cost_ns=cost, **redo), segment(Phase.DECODE, 10, 39, cost_ns=cost // 3, **draft)]
     drafts = {"drafted_tokens": 99, "accepted_tokens": bursts, "output_tokens": 31 + bursts}
-    parts = split(attempt(life, left_ns=left, read_tokens=read, replaced=replaced, **drafts), life, steps())
+    parts = split(attempt(life, left_ns=left, read_tokens=read, lost=lost, **drafts), life, steps())
     assert sum(part.cost_ns for part in parts) == cost + cost // 3
     assert all(part.cost_ns >= -3 for part in parts)  # rounded to whole nanoseconds
     if left is not None and left <= 0:

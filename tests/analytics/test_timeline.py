@@ -25,12 +25,14 @@ def call(**changes: object) -> dict[str, object]:
         "unit": "",
         "attempt": 1,
         "operation": "",
+        "provider": "costspan",
         "invalid": "",
         "model": "tiny",
         "outcome": "ok",
         "delivered_tokens": 5,
         "call_start_ns": T0,
         "call_sent_ns": T0 + 1 * MS,
+        "call_headers_ns": T0 + 52 * MS,
         "call_first_ns": T0 + 53 * MS,
         "call_last_ns": T0 + 98 * MS,
         "call_end_ns": T0 + 100 * MS,
@@ -116,6 +118,20 @@ def test_what_came_after_the_client_left_is_not_its_time() -> None:
 def test_a_call_that_no_engine_saw_is_unaccounted_but_for_its_own_part() -> None:
     timeline = Timeline(pl.DataFrame([call()]), pl.DataFrame([attempt(parent_span_id="other")]), pl.DataFrame(segments()))
     assert milliseconds(timeline) == {"client_overhead": 3.0, "unaccounted": 97.0}
+
+
+def test_a_call_that_was_turned_away_was_on_its_way_until_it_heard_so() -> None:
+    refused = call(outcome="error", call_first_ns=0, call_last_ns=0)
+    timeline = Timeline(pl.DataFrame([refused]), pl.DataFrame([attempt(parent_span_id="other")]), pl.DataFrame(segments()))
+    assert milliseconds(timeline) == {"client_overhead": 1.0 + 48.0, "network": 51.0}
+
+
+def test_a_provider_that_none_of_our_engines_answered_for_is_somebody_else() -> None:
+    calls = [call(), call(span_id="c2"), call(span_id="c3", provider="openai"), call(span_id="c4", provider="openai")]
+    timeline = Timeline(pl.DataFrame(calls), pl.DataFrame([attempt()]), pl.DataFrame(segments()))
+    assert sorted(timeline.elsewhere["span_id"]) == ["c3", "c4"]
+    answered = Timeline(pl.DataFrame(calls), pl.DataFrame([attempt(parent_span_id="c3")]), pl.DataFrame(segments()))
+    assert answered.elsewhere.is_empty(), "openai is a name of an engine of ours: what it lost is for the law to see"
 
 
 def test_an_answer_that_was_whole_before_its_client_left_was_on_its_way() -> None:

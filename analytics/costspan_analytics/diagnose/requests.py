@@ -16,9 +16,9 @@ _FEWEST_TOKENS = 5
 def load_requests(timeline: Timeline) -> pl.DataFrame:
     """One row an operation of the window, in the order in which they began.
 
-    An operation's first token and end are its last attempt's, its beginning the first one's. Where patience ended before a
-    first token or the end, it took at least that long. A user who pressed stop has an end of their own, which says nothing of
-    speed.
+    An operation's first token and end are those of its last attempt, or of the last whole one where others ran beside it; its
+    beginning is the first one's. Where patience ended before a first token or the end, it took at least that long. A user who
+    pressed stop has an end of their own, which says nothing of speed.
 
     Returns:
         Columns ``request, call_id, tenant, start_ns, attempts, retry_ns``, one for each of :data:`METRICS` in nanoseconds,
@@ -27,7 +27,7 @@ def load_requests(timeline: Timeline) -> pl.DataFrame:
     """
     named = pl.when(pl.col("operation") != "").then(pl.concat_str("client", "operation", separator="/")).otherwise("span_id")
     calls = timeline.requests.with_columns(request=named, left_ns=left_at()).drop("start_ns", strict=False)
-    ordered = calls.sort("attempt", "call_start_ns")
+    ordered = calls.sort(pl.col("outcome") == Outcome.OK, "attempt", "call_start_ns")
     final = timeline.joined.filter("final").select(
         "device_kind", "prompt_tokens", pl.col("cached_tokens").cast(pl.Int64), span_id="call_id"
     )

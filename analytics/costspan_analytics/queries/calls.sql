@@ -1,6 +1,6 @@
 -- Model calls as their clients measured them, and an hour more on either side: a request that crosses the edge keeps both halves.
 SELECT
-    trace_id, span_id, client, tenant, feature, unit, attempt, operation, invalid, model, outcome,
+    trace_id, span_id, client, tenant, feature, unit, unit_kind, attempt, operation, invalid, provider, model, outcome,
     input_tokens, output_tokens, cached_tokens, delivered_tokens,
     call_start_ns, call_sent_ns, call_headers_ns, call_first_ns, call_last_ns, call_end_ns, call_abort_ns
 FROM calls
