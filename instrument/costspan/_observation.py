@@ -93,7 +93,7 @@ class Observation:
         """Set attributes of a span that is still open."""
         if self.is_open:
             self.span.set_attributes(attributes)
-        elif self.context is not None and _runtime.current() is not None:
+        elif self.context is not None and self.on_exit is not _cut and _runtime.current() is not None:
             report(RuntimeError(f"{', '.join(attributes)} came after the block had ended"), "describe a span")
 
     def add(self, amounts: Mapping[str, Decimal]) -> None:
@@ -174,12 +174,20 @@ def end_open() -> None:
                 observation.on_exit()
         except Exception as error:  # noqa: BLE001, PERF203  (the others are to end as well)
             report(error, "end a span at exit")
+        finally:
+            observation.on_exit = _cut
+
+
+def _cut() -> None:
+    """Marks what a shutdown, or a fork, has ended under whoever goes on describing it."""
 
 
 def _renew_in_child() -> None:
     """What a parent has open is the parent's to end. Another thread of it may hold the lock, and will never give it back."""
     global _adding  # noqa: PLW0603  (one a process)
     _adding = threading.RLock()
+    for observation in _open.values():
+        observation.on_exit = _cut
     _open.clear()
 
 

@@ -162,7 +162,7 @@ def async_generator(function: Callable[..., AsyncGenerator[Any, Any]], begin: Be
 
 
 def _begin_unseen(send: Callable[[Any], Awaitable[Any]], value: Any) -> Awaitable[Any]:
-    """Begin a generator that the event loop is not to know: it closes all that it knows at once, and the one around it closes it."""
+    """Begin a generator unknown to its event loop, which ends by closing all that it knows at once: that around it does it."""
     met = sys.get_asyncgen_hooks().firstiter
     sys.set_asyncgen_hooks(firstiter=None)
     try:

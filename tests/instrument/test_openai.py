@@ -463,6 +463,9 @@ def test_an_app_that_decided_for_itself_is_obeyed(public: openai.OpenAI, model: 
     assert [span.outcome for span in instrumented.spans()] == ["ok", "ok"]
 
 
+EVENTS = {"content-type": "text/event-stream"}
+
+
 class Events(httpx2.SyncByteStream, httpx2.AsyncByteStream):
     """A body that says whether it was closed."""
 
@@ -489,6 +492,19 @@ def test_a_stream_that_the_garbage_collector_finds_is_closed(instrumented: Recei
     with openai.OpenAI(base_url="http://127.0.0.1/v1", api_key="none", http_client=http) as client:
         for _ in chat(client):
             break
+        gc.collect()
+        assert body.closed
+    assert delivered(only(instrumented)) == ("cancelled", 1)
+
+
+def test_a_raw_body_that_is_dropped_in_the_middle_is_closed(instrumented: Receiver) -> None:
+    body = Events()
+    http = httpx2.Client(transport=httpx2.MockTransport(lambda _request: httpx2.Response(200, headers=EVENTS, stream=body)))
+    with openai.OpenAI(base_url="http://127.0.0.1/v1", api_key="none", http_client=http) as client:
+        asked = client.chat.completions.with_streaming_response.create(model="m", messages=MESSAGES, stream=True)
+        for _ in asked.__enter__().iter_lines():
+            break
+        del asked
         gc.collect()
         assert body.closed
     assert delivered(only(instrumented)) == ("cancelled", 1)

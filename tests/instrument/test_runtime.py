@@ -153,6 +153,16 @@ def test_shutdown_sends_what_is_left_and_init_starts_again(receiver: Receiver) -
     assert len({request.headers[semconv.HEADER_CLIENT] for request in receiver.requests}) == 2
 
 
+def test_what_a_shutdown_has_ended_may_go_on_being_described(receiver: Receiver) -> None:
+    costspan.init(endpoint=receiver.endpoint)
+    with costspan.generation(model="m", provider="p") as call:
+        costspan.shutdown(5)
+        costspan.init(endpoint=receiver.endpoint)
+        call.response(finish_reason="stop")  # raises under COSTSPAN_STRICT what is reported otherwise
+    costspan.shutdown(5)
+    assert [span.outcome for span in receiver.spans()] == ["abandoned"]
+
+
 def test_nothing_is_lost_while_the_collector_restarts(receiver: Receiver) -> None:
     costspan.init(endpoint=receiver.endpoint)
     work()

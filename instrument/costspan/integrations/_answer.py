@@ -82,7 +82,7 @@ class _Body:
         self._is_events = response.headers.get("content-type", "").startswith("text/event-stream")
         self._inflate = zlib.decompressobj(47) if response.headers.get("content-encoding") in {"gzip", "deflate"} else None
         self._reading = Reading()
-        self._meter: Meter[bytes] | AsyncMeter[bytes] | None = None
+        self._meter: weakref.ref[Any] | None = None  # it refers to the response, and that to this for as long as it lives
         self._rest = b""
 
     def attach(self, response: Any) -> None:
@@ -107,7 +107,7 @@ class _Body:
         return self._reading
 
     def _metered(self, meter: M) -> M:
-        self._meter = meter
+        self._meter = weakref.ref(meter)
         return meter
 
     def _feed(self, raw: bytes) -> int:
@@ -129,7 +129,9 @@ class _Body:
 
     def _closed(self) -> None:
         if self._meter is not None:
-            self._meter.closed()
+            meter = self._meter()
+            if meter is not None:
+                meter.closed()
         elif self._call.is_open:
             self._end(None)
 
