@@ -32,7 +32,7 @@ demo: $(VENV)/.run  ## the whole thing on this machine (ARGS="--no-dashboard --o
 
 # The dashboard is tested in a real browser: `apt-get install chromium`. Without one those tests are skipped, and say so.
 test: $(VENV)/.dev  ## the test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev  ## lint, types, import contracts, then the tests
 	$(BIN)/ruff check $(SOURCES)

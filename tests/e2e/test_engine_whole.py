@@ -17,13 +17,14 @@ from tests.e2e.test_readme import costspan
 from tests.engine_hooks.checkpoints import write
 from tests.engine_hooks.test_engine_adapters import ATTENTION, write_adapter
 
+ASKED_BY_LEAVERS = 180
 APP = """
 import sys
 import httpx2, openai
 import costspan
 from costspan.integrations.httpx import hooks
 
-collector, engine = sys.argv[1:]
+collector, engine, asked_by_leavers = sys.argv[1:]
 costspan.init(project="shop", endpoint=collector, service="assistant")
 client = openai.OpenAI(
     base_url=engine + "/v1", api_key="none", max_retries=0, http_client=httpx2.Client(event_hooks=hooks(), timeout=60)
@@ -45,7 +46,7 @@ for turn in range(4):
     tell("acme", n=3, seed=turn)
     tell("acme", model="tuned")
     tell("dune", body={"service_tier": "flex"})
-    tell("leaver", max_tokens=180, prompt="somebody who leaves")
+    tell("leaver", max_tokens=int(asked_by_leavers), prompt="somebody who leaves")
 costspan.flush()
 """
 
@@ -64,7 +65,9 @@ def test_everything_the_engine_does_is_in_the_books(tmp_path: Path) -> None:
         serve += ["--project", "shop", "--device-kind", "cpu", "--threads", "1"]
         serving = children.start(Child("engine", serve, f"{engine}/health", tmp_path))
         serving.wait_ready(60)
-        done = subprocess.run([sys.executable, "-c", APP, collector, engine], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", APP, collector, engine, str(ASKED_BY_LEAVERS)], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert serving.stop(30)
         costspan("prices", "gpu_hour.cpu", "0.40", "--unit", "hour", *where[:2])
@@ -95,7 +98,7 @@ def check_rows(store: str) -> None:
     assert len(attempts) == 4 * 6
     assert Counter(each["adapter"] for each in attempts) == {"": 20, "tuned": 4}
     assert Counter(each["latency_class"] for each in attempts) == {LatencyClass.INTERACTIVE: 20, LatencyClass.BATCH: 4}
-    assert Counter(each["outcome"] for each in attempts) == {Outcome.OK: 20, Outcome.CANCELLED: 4}
+    check_outcomes(attempts)
     assert sum(each["accepted_tokens"] for each in attempts) > 20
     assert all(each["block_ns"] > 0 for each in attempts)
     assert sum(each["drafted_tokens"] for each in attempts) == sum(step["drafted_tokens"] for step in steps)
@@ -103,3 +106,12 @@ def check_rows(store: str) -> None:
         # Two layers, two experts a token; every token of the step is routed in each.
         assert sum(step["expert_tokens"]) == 2 * 2 * sum(step["tenants.tokens"])
         assert step["expert_skew"] >= 1
+
+
+def check_outcomes(attempts: list[dict[str, Any]]) -> None:
+    """Who left was cancelled, unless the engine was done before it knew: clients are held up on a busy machine."""
+    leavers = [each for each in attempts if each["tenant"] == "leaver"]
+    assert {each["outcome"] for each in attempts if each not in leavers} == {Outcome.OK}
+    cancelled = [each for each in leavers if each["outcome"] == Outcome.CANCELLED]
+    assert cancelled
+    assert all(each["output_tokens"] == ASKED_BY_LEAVERS for each in leavers if each not in cancelled)
