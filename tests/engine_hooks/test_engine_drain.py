@@ -44,7 +44,7 @@ def test_new_requests_are_sent_elsewhere_while_old_ones_finish() -> None:
         url = f"{live.url}/v1/completions"
         streamed = threads.submit(httpx.post, url, json=_body(stream=True), timeout=30)
         whole = threads.submit(httpx.post, url, json=_body(n=2), timeout=30)
-        until(lambda: len(live.observer.all("admitted")) >= 2)
+        until(lambda: len(live.observer.all("admitted")) == 3)
         live.leave()
         until(lambda: httpx.get(f"{live.url}/health").json() == {"status": "draining"})
         health, refused = httpx.get(f"{live.url}/health"), httpx.post(url, json=_body())
