@@ -24,7 +24,7 @@ _BATCH = 512
 _LARGEST_BYTES = 4 << 20
 _EVERY_S = 0.5
 _LOOK_S = 0.005
-_STRANGER_S = 1.0  # nobody wants to wait at every exit for a collector that was never there
+_STRANGER_S = 3.0  # nobody wants to wait at every exit for a collector that was never there
 
 
 class Outbox(SpanProcessor):

@@ -60,7 +60,7 @@ def init(
 
     It does not wait for the collector, and leaves OpenTelemetry's global tracer provider to the app. When the process exits,
     what is still open is ended, and what has not been sent is sent: for at most ten seconds, five when ``SIGTERM`` ends it,
-    which costspan handles where nobody else does, and one when the collector was never there. Before ``os._exit`` call
+    which costspan handles where nobody else does, and three when the collector was never there. Before ``os._exit`` call
     :func:`flush`.
 
     With ``COSTSPAN_DISABLED=1`` or ``OTEL_SDK_DISABLED=true`` it does nothing.
