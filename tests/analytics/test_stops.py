@@ -34,6 +34,7 @@ from tests.analytics.test_parts import LIFE, MS, attempt, steps
 
 PAGE, ENDPOINT, UNIT, GENERATION = "page", "endpoint", "unit", "generation"
 RATE = Decimal("0.000001")
+HOUR = 3_600_000 * MS
 
 
 def span(kind: str, name: str, parent: str = "", **changes: Any) -> dict[str, Any]:
@@ -65,13 +66,16 @@ def stops(*rows: dict[str, Any], **call: Any) -> Stops:
     return Stops(pl.DataFrame(list(rows)), pl.DataFrame([given_call | call]))
 
 
-def way(ahead_ns: int = 0, **page: Any) -> list[dict[str, Any]]:
-    """A page, its endpoint, a unit and the call, the page's clock ahead of the app's; stopped after 20 ms, never heard."""
+def way(ahead_ns: int = 0, since_ns: int = 0, **page: Any) -> list[dict[str, Any]]:
+    """A page, its endpoint, a unit and the call, the page's clock ahead of the app's; stopped after 20 ms, never heard.
+
+    A row says 0 for never: with a clock that may be behind, begin long after it.
+    """
     stamps = {"began_ns": 1 * MS, "first_ns": 12 * MS, "stop_ns": 20 * MS, "end_ns": 21 * MS} | page
-    moved = {name: at + ahead_ns if name.endswith("_ns") and at else at for name, at in stamps.items()}
+    moved = {name: at + since_ns + ahead_ns if name.endswith("_ns") and at else at for name, at in stamps.items()}
     return [
         span(PAGE, "page", shown_tokens=3, **moved),
-        span(ENDPOINT, "door", "page", began_ns=2 * MS, first_ns=11 * MS, outcome=Outcome.OK.value),
+        span(ENDPOINT, "door", "page", began_ns=since_ns + 2 * MS, first_ns=since_ns + 11 * MS, outcome=Outcome.OK.value),
         span(UNIT, "unit", "door"),
         span(GENERATION, "call", "unit"),
     ]
@@ -121,17 +125,17 @@ def test_spans_in_a_circle_end() -> None:
 
 @given(ahead_ms=st.integers(-10_000, 10_000))
 def test_a_page_whose_clock_is_off_is_moved_back_by_what_causality_says(ahead_ms: int) -> None:
-    found = stops(*way(ahead_ms * MS))
+    found = stops(*way(ahead_ms * MS, since_ns=HOUR))
     [page, _] = found.witnesses(found.calls.row(0, named=True))
     # It asked within 1 ms before the request came, and showed within 1 ms after something was sent.
     assert abs(page.offset_ns - ahead_ms * MS) <= MS
-    assert abs(page.stop_ns - 20 * MS) <= MS
+    assert abs(page.stop_ns - HOUR - 20 * MS) <= MS
 
 
 @given(ahead_ms=st.integers(-10_000, 10_000), heard_ms=st.floats(20.0, 60.0))
 def test_if_the_clocks_allow_it_a_server_hears_of_a_stop_after_it(ahead_ms: int, heard_ms: float) -> None:
-    rows = way(ahead_ms * MS)
-    rows[1]["stop_ns"] = round(heard_ms * MS)
+    rows = way(ahead_ms * MS, since_ns=HOUR)
+    rows[1]["stop_ns"] = HOUR + round(heard_ms * MS)
     found = stops(*rows)
     page, door = found.witnesses(found.calls.row(0, named=True))
     assert page.stop_ns <= door.stop_ns

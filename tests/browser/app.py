@@ -86,8 +86,12 @@ class App:
     @property
     def traceparent(self) -> str:
         """Of the last request for an answer, once there is one."""
-        wait_until(lambda: bool(self.heard))
+        self.hears(1)
         return self.heard[-1][2]
+
+    def hears(self, requests: int) -> None:
+        """Wait until that many arrived: a page that stops sooner may not have sent any."""
+        wait_until(lambda: len(self.heard) >= requests)
 
     def _hear(self, request: Request) -> None:
         given = request.headers.get("traceparent") or request.query_params.get("traceparent", "")

@@ -64,9 +64,9 @@ def test_a_stop_before_the_headers_of_what_was_asked_for_as_an_answer(
     page: Page, app: App, collector: Running, stored: Stored
 ) -> None:
     told(page, app, collector)
-    for init in ("{headers: {accept: 'text/event-stream'}}", "{}"):
-        with page.expect_request("**/slow"):
-            page.evaluate(f"void ask('/slow', {init})")
+    for nth, init in enumerate(("{headers: {accept: 'text/event-stream'}}", "{}"), start=1):
+        page.evaluate(f"void ask('/slow', {init})")
+        app.hears(nth)
         page.click("#stop")
         page.wait_for_function("ended === 'AbortError'")
     asked, not_asked = (traceparent for _, path, traceparent in app.heard if path == "/slow")
