@@ -21,8 +21,10 @@ expect.set_options(timeout=PATIENCE_MS)
 
 
 def opened(page: Page, url: str) -> Page:
+    """The page, once Streamlit has drawn all of it."""
     page.goto(url)
     expect(page.locator(".brand")).to_be_visible()
+    expect(page.locator(".stApp")).to_have_attribute("data-test-script-state", "notRunning")
     return page
 
 

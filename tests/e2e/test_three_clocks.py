@@ -189,8 +189,8 @@ def test_the_clocks_stand_side_by_side_and_in_order(told: Told) -> None:
     stop = explained["stop"]
     assert [clock["where"] for clock in stop["clocks"]] == [BROWSER, SERVER, CALL, ENGINE, BATCH, BATCH]
     browser, server, call, engine, step, removed = (clock["ms"] for clock in stop["clocks"])
-    assert browser < server < call < removed
-    assert server < engine <= removed  # which may see a stream closed before whoever closes it says so
+    assert browser < server < call
+    assert server < engine <= removed  # it may see a stream closed, and be done with it, before whoever closes it says so
     assert step <= removed
     assert [(way["from"], way["to"]) for way in stop["boundaries"]] == list(pairwise([BROWSER, SERVER, CALL, ENGINE, BATCH]))
     assert all(way["passed_on"] for way in stop["boundaries"])
