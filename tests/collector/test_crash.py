@@ -15,6 +15,7 @@ import pytest
 from clickhouse_connect.driver.client import Client
 
 from costspan_collector.errors import StoreAwayError
+from costspan_collector.store import writer
 from costspan_collector.store.clickhouse import apply_schema, connect_embedded
 from costspan_collector.store.sinks import LedgerSink, SignalSink, Sink, _stretches
 from costspan_collector.store.tables import arrow_schema
@@ -121,7 +122,7 @@ class Bench:
         span = self.logs[stream].next_range(1 << 20)
         assert span
         self.logs[stream].intend(span)
-        self.writer._insert(self.writer._connected(), stream, span)
+        self.writer._insert_range(self.writer._connected(), stream, span)
         self.open()
 
     def lose_the_last_part(self, table: str) -> None:
@@ -315,8 +316,75 @@ def test_another_store_over_http_gets_the_same_rows(tmp_path: Path, start: Start
         log_only.kill()
 
 
+def behind(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next range of spans be one that is inserted as two halves at once."""
+    for number in range(1, 8):
+        bench.logs["spans"].append(record(number, spans(5, seed=number).body, items=5))
+    pending = bench.logs["spans"].pending_bytes
+    monkeypatch.setattr(writer, "INSERT_BYTES", pending // 2 + 1)
+    monkeypatch.setattr(writer, "_BEHIND_BYTES", pending)
+
+
+def check_behind(bench: Bench) -> None:
+    bench.writer.write_pending()
+    assert bench.rows("SELECT count(), uniqExact(span_id) FROM spans") == [(35, 35)]
+    assert bench.rows("SELECT sequence FROM deliveries ORDER BY ALL") == [(number,) for number in range(1, 8)]
+    assert not bench.logs["spans"].pending_bytes
+
+
+def test_a_store_that_is_behind_gets_two_inserts_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    behind(bench, monkeypatch)
+    tokens: list[str] = []
+    both = threading.Barrier(2, timeout=20)
+    insert = SignalSink.insert
+
+    def noted(sink: SignalSink, client: Client, data: bytes, token: str) -> None:
+        tokens.append(token)
+        both.wait()  # raises unless the other comes too
+        insert(sink, client, data, token)
+
+    monkeypatch.setattr(SignalSink, "insert", noted)
+    check_behind(bench)
+    assert len(set(tokens)) == 2
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_of_two_inserts_at_once_one_may_not_happen(bench: Bench, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    behind(bench, monkeypatch)
+    insert = SignalSink.insert
+
+    def failed(sink: SignalSink, client: Client, data: bytes, token: str) -> None:
+        if token.startswith("bench/spans/0-") != bool(failing):
+            raise StoreAwayError("gone in the middle", answered=False)
+        insert(sink, client, data, token)
+
+    monkeypatch.setattr(SignalSink, "insert", failed)
+    with pytest.raises(StoreAwayError):
+        bench.writer.write_pending()
+    monkeypatch.setattr(SignalSink, "insert", insert)
+    assert bench.rows("SELECT count() BETWEEN 1 AND 34 FROM spans") == [(True,)]
+    bench.open()
+    check_behind(bench)
+
+
+@pytest.mark.parametrize("table", ["spans", "deliveries"])
+def test_two_inserts_at_once_are_the_same_two_after_a_crash(bench: Bench, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    behind(bench, monkeypatch)
+    bench.crash_after_insert("spans")
+    bench.lose_the_last_part(table)
+    check_behind(bench)
+
+
+def test_what_the_store_refuses_of_two_inserts_at_once_is_set_aside(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.logs["spans"].append(record(8, b"\x0a\xff\xff\xff\x0fno spans", client=""))  # passes no intake
+    behind(bench, monkeypatch)
+    check_behind(bench)
+    [kept] = (bench.folder / "quarantine").rglob("*.record")
+    assert b"no spans" in kept.read_bytes()
+
+
 def test_a_stream_that_never_ends_leaves_the_others_their_turn(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("costspan_collector.store.writer.RANGE_BYTES", 1)  # a record each
+    monkeypatch.setattr(writer, "INSERT_BYTES", 1)  # a record each
     for number in range(10):
         bench.logs["spans"].append(record(number + 1, spans(5, seed=number).body, items=5))
     bench.logs["evictions"].append(record(1, ipc(evictions(range(3))), stream="evictions", items=3))

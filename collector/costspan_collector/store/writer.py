@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
@@ -17,10 +19,11 @@ from costspan_collector.wal.log import Log, Range
 from costspan_collector.wal.quarantine import Quarantine
 from costspan_collector.wal.record import record_ends
 
-RANGE_BYTES = 32 * MIB
+INSERT_BYTES = 32 * MIB
+_BEHIND_BYTES = 2 * INSERT_BYTES  # waiting; then two inserts run at once, for reading one is the work of one core
 _GATHER_S = 0.1  # payloads that come within it share an insert
 _GATHER_MUCH_S = 1.0  # where much comes: few large inserts cost less than many small ones, and leave less to merge
-_MUCH_BYTES = RANGE_BYTES // 16
+_MUCH_BYTES = INSERT_BYTES // 16
 _TURN_RANGES = 4  # of a stream on end: where more always comes, the others get their turn too
 _LOOK_S = 1.0  # how often the quarantine is looked at while nothing comes
 _FIRST_PAUSE_S = 0.1
@@ -48,7 +51,7 @@ class Writer:
         self._connect = connect
         self._quarantine = quarantine
         self._identity = identity
-        self._client: Client | None = None
+        self._clients: tuple[Client, Client] | None = None
         self._sinks: dict[str, Sink] = {}
         self._wanted = threading.Event()
         self._stopping = threading.Event()
@@ -85,23 +88,24 @@ class Writer:
         Raises:
             StoreError: The store does not take it.
         """
-        client = self._connected()
-        self._replay(client)
-        for refusal in [self._write(client, stream) for stream in self._logs]:
+        clients = self._connected()
+        self._replay(clients[0])
+        for refusal in [self._write(clients, stream) for stream in self._logs]:
             if refusal:
                 raise refusal
 
-    def _write(self, client: Client, stream: str) -> StoreAwayError | None:
+    def _write(self, clients: tuple[Client, Client], stream: str) -> StoreAwayError | None:
         """Write a stream; what the store says against one table need not hold for another, so that is returned."""
         log = self._logs[stream]
         try:
             for _ in range(_TURN_RANGES):
-                span = log.next_range(RANGE_BYTES)
+                behind = log.pending_bytes >= _BEHIND_BYTES
+                span = log.next_range(2 * INSERT_BYTES if behind else INSERT_BYTES)
                 if span is None:
                     return None
                 log.intend(span)
                 started_s = time.perf_counter()
-                self._insert(client, stream, span)
+                self._insert_range(clients, stream, span)
                 self.insert_seconds[stream] += time.perf_counter() - started_s
                 self.inserts[stream] += 1
                 log.advance(span)
@@ -128,7 +132,7 @@ class Writer:
                 self._note(str(error) or repr(error))
                 if stopping:
                     return
-                self._client = None
+                self._clients = None
                 self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 self._wanted.set()
@@ -143,7 +147,7 @@ class Writer:
         enough = time.monotonic() + _GATHER_MUCH_S
         while not self._stopping.wait(_GATHER_S):
             pending = max(log.pending_bytes for log in self._logs.values())
-            if not _MUCH_BYTES < pending < RANGE_BYTES or time.monotonic() > enough:
+            if not _MUCH_BYTES < pending < INSERT_BYTES or time.monotonic() > enough:
                 return
 
     def _note(self, trouble: str) -> None:
@@ -153,37 +157,60 @@ class Writer:
             _logger.warning("the store takes what the log holds again")
         self.trouble = trouble
 
-    def _connected(self) -> Client:
-        if self._client is None:
-            client = self._connect()
+    def _connected(self) -> tuple[Client, Client]:
+        if self._clients is None:
+            clients = self._connect(), self._connect()
             self._sinks = {stream: self._sink_of(stream) for stream in self._logs}
-            self._client = client
-        return self._client
+            self._clients = clients
+        return self._clients
+
+    def _insert_range(self, clients: tuple[Client, Client], stream: str, span: Range) -> None:
+        """Insert a range that is intended; a large one as two halves at once, the same ones when it is inserted again."""
+        if len(span.data) <= INSERT_BYTES or span.records == 1:
+            self._insert(clients[0], stream, span)
+            return
+        halves = _halves(span, doubtful=span.doubtful, recut=span.recut)
+        inserting = [
+            _Inserting(partial(self._insert_whole, client, stream, half)) for client, half in zip(clients, halves, strict=True)
+        ]
+        for half, error in zip(halves, [each.error() for each in inserting], strict=True):
+            if isinstance(error, ContentError):
+                self._take_apart(clients[0], stream, half, error)
+            elif error:
+                raise error
 
     def _insert(self, client: Client, stream: str, span: Range, said: str = "") -> None:
-        """Insert a range; what the store refuses for its content is set aside, record by record.
+        """Insert a range; what the store refuses for its content is set aside, record by record."""
+        try:
+            self._insert_whole(client, stream, span)
+        except ContentError as error:
+            self._take_apart(client, stream, span, error, said)
+
+    def _insert_whole(self, client: Client, stream: str, span: Range) -> None:
+        token = f"{self._identity}/{stream}/{span.start}-{span.end}"
+        if span.doubtful:
+            complete(self._sinks[stream], client, span.data, token, recut=span.recut)
+        else:
+            self._sinks[stream].insert(client, span.data, token)
+
+    def _take_apart(self, client: Client, stream: str, span: Range, refusal: ContentError, said: str = "") -> None:
+        """Find the records for which a range was refused, and set them aside.
 
         Args:
             client: A connection to the store.
             stream: The range's stream.
             span: The range.
-            said: What the store said of a range around it.
+            refusal: What the store says of it.
+            said: What the store says of a range around it.
         """
-        token = f"{self._identity}/{stream}/{span.start}-{span.end}"
-        try:
-            if span.doubtful:
-                complete(self._sinks[stream], client, span.data, token, recut=span.recut)
-            else:
-                self._sinks[stream].insert(client, span.data, token)
-        except ContentError as error:
-            if span.records == 1:
-                around = f"\n\nOf payloads around it and it, the store says: {said}" if said else ""
-                self._quarantine.keep(stream, span.start, span.data, f"{error}{around}\n")
-                self.quarantined_records[stream] += 1
-                return
-            self._logs[stream].recut(span)
-            for half in _halves(span):
-                self._insert(client, stream, half, said or str(error))
+        if span.records == 1:
+            around = f"\n\nOf payloads around it and it, the store says: {said}" if said else ""
+            self._quarantine.keep(stream, span.start, span.data, f"{refusal}{around}\n")
+            self.quarantined_records[stream] += 1
+            return
+        self._logs[stream].recut(span)
+        for half in _halves(span, doubtful=True, recut=True):  # the store may have kept a block before what it refuses
+            self._insert(client, stream, half, said or str(refusal))
 
     def _replay(self, client: Client) -> None:
         """Try again what is to leave the quarantine."""
@@ -199,11 +226,33 @@ class Writer:
                 self._quarantine.release(held)
 
 
-def _halves(span: Range) -> tuple[Range, Range]:
-    """A refused range in two; the store may have kept a block of it that came before what it refuses."""
-    count = span.records // 2
-    cut = record_ends(span.data)[count - 1]
+def _halves(span: Range, *, doubtful: bool, recut: bool) -> tuple[Range, Range]:
+    """A range of several records cut in two, by a rule that looks at nothing but its bytes."""
+    ends = record_ends(span.data)
+    count = min(bisect_right(ends, len(span.data) // 2) + 1, len(ends) - 1)
+    cut = ends[count - 1]
     return (
-        Range(span.start, span.start + cut, span.data[:cut], count, doubtful=True, recut=True),
-        Range(span.start + cut, span.end, span.data[cut:], span.records - count, doubtful=True, recut=True),
+        Range(span.start, span.start + cut, span.data[:cut], count, doubtful, recut),
+        Range(span.start + cut, span.end, span.data[cut:], span.records - count, doubtful, recut),
     )
+
+
+class _Inserting:
+    """Work on a thread of its own, which nobody waits for when the process ends."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="costspan-insert", daemon=True)
+        self._thread.start()
+
+    def error(self) -> Exception | None:
+        """What it raised, once it is done."""
+        self._thread.join()
+        return self._error
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001  (raised by who waits)
+            self._error = error
