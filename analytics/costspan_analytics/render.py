@@ -101,6 +101,11 @@ def audit_tables(audit: dict[str, Any]) -> RenderableType:
     troubles = []
     if time["without_client"]:
         troubles.append(f"{time['without_client']} engine requests were measured by no client: their callers have no SDK.")
+    if time["without_engine"]:
+        troubles.append(
+            f"Calls without an engine's record: {time['without_engine']}. They never reached one, "
+            "or it keeps its books in another project (its --project)."
+        )
     if money["impossible_steps"]:
         troubles.append(f"{money['impossible_steps']} steps report more time than passed.")
     return Group(

@@ -117,6 +117,8 @@ class Collector:
         deadline = time.monotonic() + _DRAIN_S
         written = self._writer.stop(_DRAIN_S)
         self._upkeep.stop(max(deadline - time.monotonic(), _GRACE_S))
+        if not self._writer.ended:  # the folder stays this process's until it ends: a cursor may still move
+            return False
         for log in self._logs.values():
             log.close()
         if self._keep_open:

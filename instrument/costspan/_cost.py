@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 from costspan import _runtime
-from costspan._observation import amount, current_observation, start
+from costspan._observation import current_observation, start
 from costspan._trouble import report
 from costspan.semconv import COST_USD, KIND, QUANTITY_PREFIX, Kind
+
+_SMALLEST, _LARGEST = -30, 26  # powers of ten: the store keeps 26 digits before the point
 
 
 def cost(
@@ -37,3 +39,20 @@ def cost(
         return
     with start("cost", Kind.OPERATION, {KIND: str(kind)} if kind else None) as alone:
         alone.add(amounts)
+
+
+def amount(value: float | str | Decimal) -> Decimal:
+    """A number as the decimal that it prints as.
+
+    Raises:
+        ValueError: It is no finite number, or none that the store can keep.
+    """
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite():
+        raise ValueError(f"{value!r} is not an amount: give a finite number")
+    if number and not _SMALLEST < number.adjusted() < _LARGEST:
+        raise ValueError(f"{value!r} is not an amount: give 0, or a number between 1e{_SMALLEST + 1} and 1e{_LARGEST}")
+    return number

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from decimal import Context as Precision
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from types import TracebackType
 from typing import final
 
@@ -193,21 +193,3 @@ def _renew_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_in_child)
-
-
-_SMALLEST, _LARGEST = -30, 26  # powers of ten: the store keeps 26 digits before the point and 12 behind it
-
-
-def amount(value: float | str | Decimal) -> Decimal:
-    """A number as the decimal that it prints as.
-
-    Raises:
-        ValueError: It is no finite number.
-    """
-    try:
-        number = Decimal(str(value))
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if not number.is_finite() or (number and not _SMALLEST < number.adjusted() < _LARGEST):
-        raise ValueError(f"{value!r} is not an amount: give a finite number")
-    return number

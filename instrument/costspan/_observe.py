@@ -12,7 +12,8 @@ from typing import Any, TypeVar, cast, final, overload
 
 from costspan import _runtime
 from costspan._callables import observed
-from costspan._observation import Attribute, Observation, amount, current_observation
+from costspan._cost import amount
+from costspan._observation import Attribute, Observation, current_observation
 from costspan._options import Options, as_attributes, as_kind
 from costspan._trouble import report
 from costspan.semconv import COST_USD, QUANTITY_PREFIX, Kind

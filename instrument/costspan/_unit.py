@@ -11,7 +11,8 @@ from uuid import UUID
 from opentelemetry.context import Context, get_current
 
 from costspan import _runtime
-from costspan._observation import EXACT, Attribute, Observation, amount, current_observation, start
+from costspan._cost import amount
+from costspan._observation import EXACT, Attribute, Observation, current_observation, start
 from costspan._propagation import carry, clean
 from costspan._trouble import report
 from costspan.clock import now_ns

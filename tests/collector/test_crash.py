@@ -98,7 +98,8 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.client = connect_embedded(folder / "store")
+        self.opened: list[Client] = []
+        self.client = self._connect_embedded()
         apply_schema(self.client)
         self.away = False
         self.open()
@@ -115,7 +116,16 @@ class Bench:
     def _connect(self) -> Client:
         if self.away:
             raise StoreAwayError("away")
-        return self.client
+        return self._connect_embedded()
+
+    def _connect_embedded(self) -> Client:
+        self.opened.append(connect_embedded(self.folder / "store"))
+        return self.opened[-1]
+
+    def close(self) -> None:
+        """Close the engine, which ends with its last connection."""
+        while self.opened:
+            self.opened.pop().close()
 
     def crash_after_insert(self, stream: str) -> None:
         """Insert the next range, and be gone before the cursor moves."""
@@ -129,9 +139,9 @@ class Bench:
         """What a kill between the token's log and the part's rename leaves: the token without the rows."""
         query = "SELECT path FROM system.parts WHERE active AND table = {table:String} ORDER BY modification_time"
         path = self.client.query(query, parameters={"table": table}).result_rows[-1][0]
-        self.client.close()
+        self.close()
         shutil.rmtree(path)
-        self.client = connect_embedded(self.folder / "store")
+        self.client = self._connect_embedded()
         self.open()
 
     def rows(self, sql: str) -> list[tuple[object, ...]]:
@@ -142,7 +152,7 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made
-    made.client.close()
+    made.close()
 
 
 def fill(bench: Bench) -> None:
@@ -381,6 +391,48 @@ def test_what_the_store_refuses_of_two_inserts_at_once_is_set_aside(bench: Bench
     check_behind(bench)
     [kept] = (bench.folder / "quarantine").rglob("*.record")
     assert b"no spans" in kept.read_bytes()
+
+
+def test_of_two_inserts_at_once_one_is_refused_and_one_happens_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.logs["spans"].append(record(8, b"\x0a\xff\xff\xff\x0fno spans", client=""))
+    behind(bench, monkeypatch)
+    insert = SignalSink.insert
+    under_way: list[tuple[bytes, str]] = []
+
+    def slow(sink: SignalSink, client: Client, data: bytes, token: str) -> None:
+        if not token.startswith("bench/spans/0-"):
+            under_way.append((data, token))
+            raise StoreAwayError("no answer in time", answered=False)
+        insert(sink, client, data, token)
+
+    def late(sink: SignalSink, client: Client, data: bytes, token: str) -> None:
+        while under_way:  # it looked for the rows before they came
+            insert(sink, client, *under_way.pop())
+        insert(sink, client, data, token)
+
+    monkeypatch.setattr(SignalSink, "insert", slow)
+    with pytest.raises(StoreAwayError):
+        bench.writer.write_pending()
+    assert len(under_way) == 1
+    monkeypatch.setattr(SignalSink, "insert", late)
+    check_behind(bench)
+    assert len(list((bench.folder / "quarantine").rglob("*.record"))) == 1
+
+
+def test_a_crash_while_one_of_two_is_taken_apart_doubles_nothing_of_the_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.logs["spans"].append(record(8, b"\x0a\xff\xff\xff\x0fno spans", client=""))
+    behind(bench, monkeypatch)
+    pending = bench.logs["spans"].pending_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(Quarantine, "keep", lambda *_: (_ for _ in ()).throw(StoreAwayError("killed")))
+        with pytest.raises(StoreAwayError):
+            bench.writer.write_pending()
+    monkeypatch.setattr(writer, "_BEHIND_BYTES", 2 * pending)  # the rest of the log was not on the disk yet
+    monkeypatch.setattr(writer, "INSERT_BYTES", pending * 7 // 8)
+    bench.open()
+    check_behind(bench)
 
 
 def test_a_stream_that_never_ends_leaves_the_others_their_turn(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -83,16 +84,30 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> No
     assert done.stderr.count("\n") == 1
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A job in a shell's background ignores Ctrl-C, and so does what it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
-    with (tmp_path / "said").open("w", encoding="utf-8") as said:
-        process = subprocess.Popen([*COMMAND, "--requests", "200", "--out", str(tmp_path / "out")], stderr=said)
-        deadline = time.monotonic() + 60
-        while "traffic:" not in (tmp_path / "said").read_text(encoding="utf-8") and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.1)
-        children = _children_of(process.pid)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+    with (
+        (tmp_path / "said").open("w", encoding="utf-8") as said,
+        subprocess.Popen([*COMMAND, "--requests", "200", "--out", str(tmp_path / "out")], stderr=said) as process,
+    ):
+        try:
+            deadline = time.monotonic() + 60
+            while "traffic:" not in (tmp_path / "said").read_text(encoding="utf-8") and time.monotonic() < deadline:
+                assert process.poll() is None
+                time.sleep(0.1)
+            children = _children_of(process.pid)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+        finally:
+            process.terminate()  # if it is still there, it ends its children
     assert len(children) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 

@@ -16,6 +16,7 @@ import clickhouse_connect
 import pytest
 
 from costspan.semconv import Outcome, Waste
+from costspan_analytics.render import audit_tables, show
 from costspan_demo.processes import Child, Children, free_ports
 from tests.analytics.sample_store import wait_stored
 
@@ -198,10 +199,12 @@ def wasted(told: dict[str, Any], project: str) -> dict[str, dict[str, Any]]:
     return {row["category"]: row for row in told[project]["waste"]["rows"]}
 
 
-def test_both_laws_hold(told: dict[str, Any]) -> None:
+def test_both_laws_hold(told: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert told["shop"]["audit"]["holds"]
     assert told["shop"]["audit"]["time"]["requests"] == 6
     assert told["shop"]["audit"]["time"]["without_engine"] == 1
+    show(audit_tables(told["shop"]["audit"]))
+    assert "Calls without an engine's record: 1." in capsys.readouterr().out
     assert told["shop"]["audit"]["time"]["elsewhere"] == 0
     hosted = told["hosted"]["audit"]["time"]
     assert hosted["elsewhere"] == hosted["requests"] > 0, "a provider shows no phases"

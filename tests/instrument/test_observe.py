@@ -326,6 +326,8 @@ def test_a_bad_amount_is_raised_under_strict_and_logged_once_otherwise(
 ) -> None:
     with pytest.raises(ValueError, match="give a finite number"):
         costspan.cost(usd="much")
+    with pytest.raises(ValueError, match="between 1e-29 and 1e26"):
+        costspan.cost(tokens=1e30)
     monkeypatch.delenv("COSTSPAN_STRICT")
     for _ in range(3):
         costspan.cost(usd=float("nan"))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -19,10 +19,11 @@ from costspan_collector.wal.log import Log, Range
 from costspan_collector.wal.quarantine import Quarantine
 from costspan_collector.wal.record import record_ends
 
-INSERT_BYTES = 32 * MIB
+INSERT_BYTES = 32 * MIB  # what a range is cut by, as its halves are: a former version's unfinished range must be cut alike
 _BEHIND_BYTES = 2 * INSERT_BYTES  # waiting; then two inserts run at once, for reading one is the work of one core
 _GATHER_S = 0.1  # payloads that come within it share an insert
 _GATHER_MUCH_S = 1.0  # where much comes: few large inserts cost less than many small ones, and leave less to merge
+_REST = 4  # times as long as inserting took: an insert costs a tenth of a second of a core, whatever is in it
 _MUCH_BYTES = INSERT_BYTES // 16
 _TURN_RANGES = 4  # of a stream on end: where more always comes, the others get their turn too
 _LOOK_S = 1.0  # how often the quarantine is looked at while nothing comes
@@ -56,6 +57,7 @@ class Writer:
         self._wanted = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="costspan-writer", daemon=True)
+        self._wrote_at_s = self._wrote_s = 0.0  # when inserting last ended, and how long it took
         self.trouble = ""
         self.written_records = dict.fromkeys(logs, 0)
         self.inserts = dict.fromkeys(logs, 0)
@@ -71,6 +73,11 @@ class Writer:
         """Say that there is something to write. Any thread."""
         self._wanted.set()
 
+    @property
+    def ended(self) -> bool:
+        """Whether its thread has ended."""
+        return not self._thread.is_alive()
+
     def stop(self, timeout_s: float) -> bool:
         """Write what the logs still hold, and end.
 
@@ -80,7 +87,7 @@ class Writer:
         self._stopping.set()
         self._wanted.set()
         self._thread.join(timeout_s)
-        return not self._thread.is_alive() and not any(log.pending_bytes for log in self._logs.values())
+        return self.ended and not any(log.pending_bytes for log in self._logs.values())
 
     def write_pending(self) -> None:
         """Write what the logs hold, of each up to its turn. Called by the writer's thread, or by a test instead of it.
@@ -126,6 +133,7 @@ class Writer:
             self._wanted.clear()
             self._gather()
             stopping = self._stopping.is_set()
+            started_s = time.monotonic()
             try:
                 self.write_pending()
             except Exception as error:  # noqa: BLE001  (whatever it is, it must show in /health, and the log must be tried again)
@@ -133,22 +141,29 @@ class Writer:
                 if stopping:
                     return
                 self._clients = None
+                gc.collect()  # what failed is in a circle with its traceback, and holds its range
                 self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 self._wanted.set()
             else:
                 self._note("")
+                self._wrote_at_s = time.monotonic()
+                self._wrote_s = self._wrote_at_s - started_s
                 pause_s = _FIRST_PAUSE_S
                 if stopping and not self._wanted.is_set():
                     return
 
     def _gather(self) -> None:
-        """Wait for more to come, the longer the more does."""
-        enough = time.monotonic() + _GATHER_MUCH_S
-        while not self._stopping.wait(_GATHER_S):
-            pending = max(log.pending_bytes for log in self._logs.values())
-            if not _MUCH_BYTES < pending < INSERT_BYTES or time.monotonic() > enough:
+        """Wait for more to come, the longer the more does and the more it cost to insert the last of it."""
+        latest = time.monotonic() + _GATHER_MUCH_S
+        rested = self._wrote_at_s + _REST * self._wrote_s
+        while (waiting := self._waiting_bytes()) < INSERT_BYTES and not self._stopping.wait(_GATHER_S):
+            now = time.monotonic()
+            if now >= latest or (now >= rested and waiting <= _MUCH_BYTES):
                 return
+
+    def _waiting_bytes(self) -> int:
+        return max(log.pending_bytes for log in self._logs.values())
 
     def _note(self, trouble: str) -> None:
         if trouble and not self.trouble:
@@ -169,15 +184,21 @@ class Writer:
         if len(span.data) <= INSERT_BYTES or span.records == 1:
             self._insert(clients[0], stream, span)
             return
-        halves = _halves(span, doubtful=span.doubtful, recut=span.recut)
+        halves = _halves(span)
+        if span.doubtful:  # looking rows up takes memory
+            for half in halves:
+                self._insert(clients[0], stream, half)
+            return
         inserting = [
             _Inserting(partial(self._insert_whole, client, stream, half)) for client, half in zip(clients, halves, strict=True)
         ]
-        for half, error in zip(halves, [each.error() for each in inserting], strict=True):
+        errors = [each.error() for each in inserting]
+        for error in errors:  # of an insert that may still run, nothing is looked up under other tokens
+            if error and not isinstance(error, ContentError):
+                raise error
+        for half, error in zip(halves, errors, strict=True):
             if isinstance(error, ContentError):
                 self._take_apart(clients[0], stream, half, error)
-            elif error:
-                raise error
 
     def _insert(self, client: Client, stream: str, span: Range, said: str = "") -> None:
         """Insert a range; what the store refuses for its content is set aside, record by record."""
@@ -208,8 +229,8 @@ class Writer:
             self._quarantine.keep(stream, span.start, span.data, f"{refusal}{around}\n")
             self.quarantined_records[stream] += 1
             return
-        self._logs[stream].recut(span)
-        for half in _halves(span, doubtful=True, recut=True):  # the store may have kept a block before what it refuses
+        self._logs[stream].recut()
+        for half in _halves(span, apart=True):  # the store may have kept a block before what it refuses
             self._insert(client, stream, half, said or str(refusal))
 
     def _replay(self, client: Client) -> None:
@@ -226,11 +247,16 @@ class Writer:
                 self._quarantine.release(held)
 
 
-def _halves(span: Range, *, doubtful: bool, recut: bool) -> tuple[Range, Range]:
-    """A range of several records cut in two, by a rule that looks at nothing but its bytes."""
+def _halves(span: Range, *, apart: bool = False) -> tuple[Range, Range]:
+    """A range of several records cut in two, by a rule that looks at nothing but its bytes.
+
+    Args:
+        span: The range.
+        apart: Whether it has been inserted whole, so that some of it may be in the store under its own token.
+    """
     ends = record_ends(span.data)
-    count = min(bisect_right(ends, len(span.data) // 2) + 1, len(ends) - 1)
-    cut = ends[count - 1]
+    cut = min(ends[:-1], key=lambda end: abs(2 * end - len(span.data)))
+    count, doubtful, recut = ends.index(cut) + 1, span.doubtful or apart, span.recut or apart
     return (
         Range(span.start, span.start + cut, span.data[:cut], count, doubtful, recut),
         Range(span.start + cut, span.end, span.data[cut:], span.records - count, doubtful, recut),
@@ -242,11 +268,11 @@ class _Inserting:
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="costspan-insert", daemon=True)
         self._thread.start()
 
-    def error(self) -> Exception | None:
+    def error(self) -> BaseException | None:
         """What it raised, once it is done."""
         self._thread.join()
         return self._error
@@ -254,5 +280,5 @@ class _Inserting:
     def _run(self) -> None:
         try:
             self._work()
-        except Exception as error:  # noqa: BLE001  (raised by who waits)
+        except BaseException as error:  # noqa: BLE001  (raised by who waits)
             self._error = error

@@ -176,9 +176,9 @@ class Log:
         """Note durably that a range is about to be inserted, so that after a crash the same range is inserted again."""
         self._cursor.move(self._cursor.done, span.end)
 
-    def recut(self, span: Range) -> None:
-        """Note durably that a range is about to be inserted in pieces, so that after a crash each of its rows is looked up."""
-        self._cursor.move(self._cursor.done, self._cursor.intended, recut=span.end)
+    def recut(self) -> None:
+        """Note durably that the intended range is inserted in pieces, so that after a crash each of its rows is looked up."""
+        self._cursor.move(self._cursor.done, self._cursor.intended, recut=self._cursor.intended)
 
     def advance(self, span: Range) -> None:
         """Note durably that a range is in the store, and drop segments that are no longer needed."""
@@ -375,7 +375,7 @@ class Log:
         if damaged is not None:
             write_whole(path.with_name(_DAMAGED.format(base + at)), damaged)
             _logger.error("%d bytes of %s are damaged; they are in %s", len(damaged), path, _DAMAGED.format(base + at))
-            self._cursor.move(self._cursor.done, self._cursor.intended, recut=self._cursor.intended)
+            self.recut()
         os.truncate(path, at)
         return at, None if whole is None else base + whole
 
