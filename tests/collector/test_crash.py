@@ -411,9 +411,10 @@ def test_of_two_inserts_at_once_one_is_refused_and_one_happens_later(bench: Benc
         insert(sink, client, data, token)
 
     monkeypatch.setattr(SignalSink, "insert", slow)
-    with pytest.raises(StoreAwayError):
-        bench.writer.write_pending()
-    assert len(under_way) == 1
+    for _ in range(2):
+        with pytest.raises(StoreAwayError):
+            bench.writer.write_pending()
+    assert len({token for _, token in under_way}) == 1
     monkeypatch.setattr(SignalSink, "insert", late)
     check_behind(bench)
     assert len(list((bench.folder / "quarantine").rglob("*.record"))) == 1

@@ -185,14 +185,11 @@ class Writer:
             self._insert(clients[0], stream, span)
             return
         halves = _halves(span)
-        if span.doubtful:  # looking rows up takes memory
-            for half in halves:
-                self._insert(clients[0], stream, half)
-            return
-        inserting = [
-            _Inserting(partial(self._insert_whole, client, stream, half)) for client, half in zip(clients, halves, strict=True)
-        ]
-        errors = [each.error() for each in inserting]
+        works = [partial(self._insert_whole, client, stream, half) for client, half in zip(clients, halves, strict=True)]
+        if span.doubtful:  # looking rows up takes memory: one after the other
+            errors = [_Inserting(work).error() for work in works]
+        else:
+            errors = [each.error() for each in [_Inserting(work) for work in works]]
         for error in errors:  # of an insert that may still run, nothing is looked up under other tokens
             if error and not isinstance(error, ContentError):
                 raise error
