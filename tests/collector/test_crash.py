@@ -436,6 +436,36 @@ def test_a_crash_while_one_of_two_is_taken_apart_doubles_nothing_of_the_other(
     check_behind(bench)
 
 
+def test_a_piece_that_happens_later_is_tried_again_as_it_was_though_more_came(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 5):
+        bench.logs["spans"].append(record(number, spans(5, seed=number).body, items=5))
+    bench.logs["spans"].append(record(8, b"\x0a\xff\xff\xff\x0fno spans", client=""))
+    insert = SignalSink.insert
+    under_way: list[tuple[bytes, str]] = []
+
+    def slow(sink: SignalSink, client: Client, data: bytes, token: str) -> None:
+        if "/again-" in token:
+            under_way.append((data, token))
+            raise StoreAwayError("no answer in time", answered=False)
+        insert(sink, client, data, token)
+
+    def late(sink: SignalSink, client: Client, data: bytes, token: str) -> None:
+        if under_way and b"no spans" not in data:  # after its rows were looked for
+            insert(sink, client, *under_way.pop())
+        insert(sink, client, data, token)
+
+    monkeypatch.setattr(SignalSink, "insert", slow)
+    with pytest.raises(StoreAwayError):
+        bench.writer.write_pending()
+    assert under_way
+    for number in range(5, 8):
+        bench.logs["spans"].append(record(number, spans(5, seed=number).body, items=5))
+    monkeypatch.setattr(SignalSink, "insert", late)
+    check_behind(bench)
+
+
 def test_a_stream_that_never_ends_leaves_the_others_their_turn(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "INSERT_BYTES", 1)  # a record each
     for number in range(10):

@@ -10,6 +10,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
+from costspan_collector.security.content import part_logs
 from costspan_collector.store.sinks import SignalSink, complete
 from costspan_collector.wal.record import encode
 from tests.collector.harness import record
@@ -52,3 +53,22 @@ def test_what_is_missing_is_completed(store: Client, stream: str, made: type, ea
         counts = store.query(f"SELECT received, count() FROM {stream} GROUP BY received").result_rows  # noqa: S608
         assert [count for _, count in counts] == [each * len(TIMES)] * 2
         assert store.query("SELECT count() FROM deliveries WHERE stream = {s:String}", {"s": stream}).result_rows == [(2,)]
+
+
+def test_a_text_that_came_in_the_same_instant_hides_no_other(store: Client) -> None:
+    """Log records outside any trace have neither ids nor, often, times that tell their texts apart."""
+
+    def told(number: int, text: str) -> bytes:
+        request = ExportLogsServiceRequest()
+        entry = request.resource_logs.add().scope_logs.add().log_records.add(time_unix_nano=5)
+        entry.attributes.add(key="gen_ai.input.messages").value.string_value = text
+        return encode(record(number, part_logs(request.SerializeToString(), lambda kept: kept), stream="logs"))
+
+    sink = SignalSink("logs")
+    sink.insert(store, told(2, "what came a millisecond later"), "neighbour")
+    for _ in range(2):
+        complete(sink, store, told(1, "what was not stored"), "doubtful", recut=True)
+        assert store.query("SELECT text FROM payloads ORDER BY received").result_rows == [
+            ("what was not stored",),
+            ("what came a millisecond later",),
+        ]

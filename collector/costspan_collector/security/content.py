@@ -7,7 +7,7 @@ as ``contents`` of the request (see ``schema/landing.proto``), from which they g
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -85,12 +85,12 @@ def part_logs(body: bytes, keep: Keep | None) -> bytes:
     return request.SerializeToString() + _encoded(contents)
 
 
-def contents_without(request: Message, stored: Container[tuple[str, ...]]) -> bytes:
+def contents_without(request: Message, is_stored: Callable[[str, str, int, str], bool]) -> bytes:
     """What lies beside a request, less the texts that are stored.
 
     Args:
         request: The request, with what is not OTLP's as unknown fields.
-        stored: Trace id, span id and name of each text, ids in hex.
+        is_stored: Says it of a text by its trace id and span id in hex, its time in nanoseconds and its name.
 
     Returns:
         It as fields of the request, "" when nothing is left.
@@ -100,8 +100,8 @@ def contents_without(request: Message, stored: Container[tuple[str, ...]]) -> by
     for each in fields:
         if each.field_number == _CONTENTS:
             content = Span.FromString(each.data)
-            ids = content.trace_id.hex(), content.span_id.hex()
-            texts = [text for text in content.attributes if (*ids, text.key) not in stored]
+            of = content.trace_id.hex(), content.span_id.hex(), content.start_time_unix_nano
+            texts = [text for text in content.attributes if not is_stored(*of, text.key)]
             del content.attributes[:]
             content.attributes.extend(texts)
             left += [content] if texts else []

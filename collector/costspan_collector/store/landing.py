@@ -19,6 +19,7 @@ from costspan_collector.wal.record import Record
 
 Key = tuple[Any, ...]
 
+_SPAN = ("project", "trace_id", "span_id")
 _IN_PAYLOAD = ("project", "toUnixTimestamp64Nano(received)", "toUInt64(at_ns)")
 
 
@@ -59,8 +60,8 @@ def _entries(request: ExportLogsServiceRequest) -> Iterable[Any]:
     return (scope.log_records for resource in request.resource_logs for scope in resource.scope_logs)
 
 
-def _span_key(_record: Record, span: Span) -> Key:
-    return span.trace_id.hex(), span.span_id.hex()
+def _span_key(record: Record, span: Span) -> Key:
+    return record.project, span.trace_id.hex(), span.span_id.hex()
 
 
 def _point_key(record: Record, point: Any) -> Key:
@@ -73,7 +74,7 @@ def _entry_key(record: Record, entry: LogRecord) -> Key:
 
 LANDINGS = MappingProxyType(
     {
-        SPANS: Landing("landing", "Envelope", SPANS, ExportTraceServiceRequest, _spans, ("trace_id", "span_id"), _span_key),
+        SPANS: Landing("landing", "Envelope", SPANS, ExportTraceServiceRequest, _spans, _SPAN, _span_key),
         METRICS: Landing(
             "landing_metrics", "MetricsEnvelope", METRICS, ExportMetricsServiceRequest, _points, _IN_PAYLOAD, _point_key
         ),

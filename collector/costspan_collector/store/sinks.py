@@ -48,6 +48,7 @@ _LANDING = MappingProxyType(
     }
 )
 _NS_PER_MS = 1_000_000
+_TEXT = ("project", "toUnixTimestamp64Milli(received)", "trace_id", "span_id", "toUInt64(start_ns)", "name")
 _AGAIN = "/again-{}"
 _ATTEMPTS = 4
 _STRETCH_MS = 60_000
@@ -126,7 +127,7 @@ class SignalSink:
         """See :class:`Sink`."""
         records = _records(data)
         stored = _stored(client, self._landing.rows, self._landing.key, records)
-        texts = _stored(client, PAYLOADS, ("trace_id", "span_id", "name"), records)
+        texts = _stored(client, PAYLOADS, _TEXT, records)
         rest = b"".join(encode(left) for record in records if (left := self._without(record, stored, texts)))
         untold = _untold(client, records)
 
@@ -150,7 +151,8 @@ class SignalSink:
             del items[:]
             items.extend(left)
             count += len(left)
-        contents = contents_without(request, texts)
+        arrived = record.project, record.received_ns // _NS_PER_MS
+        contents = contents_without(request, lambda *text: (*arrived, *text) in texts)
         request.DiscardUnknownFields()
         payload = request.SerializeToString() + contents
         left_over = count or contents

@@ -44,7 +44,7 @@ class Range:
         data: The bytes between.
         records: How many records they are.
         doubtful: Whether it may have been inserted before, in whole or in part.
-        recut: Whether that was as part of other ranges, so that its token says nothing.
+        recut: Whether that was as part of other ranges or in pieces, so that its token says nothing.
     """
 
     start: int
@@ -162,9 +162,9 @@ class Log:
         recut = start < self._cursor.recut
         with (self._folder / _NAME.format(base)).open("rb") as file:
             file.seek(start - base)
-            if self._cursor.intended > start and not recut:
+            if self._cursor.intended > start:
                 again = file.read(min(self._cursor.intended, end) - start)
-                return Range(start, start + len(again), again, len(record_ends(again)), doubtful=True)
+                return Range(start, start + len(again), again, len(record_ends(again)), doubtful=True, recut=recut)
             data = file.read(min(limit_bytes, end - start))
             ends = record_ends(data)
             if not ends:  # one record larger than the limit
