@@ -37,10 +37,15 @@ class Heartbeat(threading.Thread):
             self._beat()
         self._beat()
 
-    def stop(self) -> None:
-        """Report the last interval and end."""
+    def stop(self) -> int:
+        """Report the last interval and end.
+
+        Returns:
+            When that interval ended, nanoseconds since the Unix epoch.
+        """
         self._ended.set()
         self.join()
+        return self._sampler.until_ns
 
     def _beat(self) -> None:
         for sample in self._sampler.take():

@@ -68,6 +68,6 @@ class Recorder:
 
     def stopped(self, at_ns: int) -> None:
         """End the books and deliver what is left; returns when that is done or given up."""
-        self._keeper.stop(at_ns)
-        self._heartbeat.stop()
+        held_ns = self._heartbeat.stop()  # the device is billed until then, however long the rest takes
+        self._keeper.stop(max(at_ns, held_ns))
         self._shipper.stop()

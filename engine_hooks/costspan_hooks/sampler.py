@@ -20,21 +20,24 @@ class Sampler:
         gpus: The devices; none for the process itself.
         device_kind: The name that the price book knows them by; "" for the driver's own name of each GPU.
         client: ``service.instance.id`` of this process.
+
+    Attributes:
+        until_ns: End of the last sample.
     """
 
     def __init__(self, gpus: Sequence[Gpu], device_kind: str, client: str) -> None:
         self._gpus, self._device_kind, self._client = gpus, device_kind, client
         self._host = socket.gethostname()
-        self._since_ns = now_ns()
+        self.until_ns = now_ns()
         self._joules = [gpu.joules() for gpu in gpus]
 
     def take(self) -> list[SampleRecord]:
         """A sample of each device over the interval that ends now: its energy, and readings at its end."""
         now = now_ns()
         samples = [self._sample(at, gpu, now) for at, gpu in enumerate(self._gpus)] or [
-            SampleRecord(self._host, self._client, self._device_kind, self._client, self._since_ns, now, None, None, None, None)
+            SampleRecord(self._host, self._client, self._device_kind, self._client, self.until_ns, now, None, None, None, None)
         ]
-        self._since_ns = now
+        self.until_ns = now
         return samples
 
     def _sample(self, at: int, gpu: Gpu, now: int) -> SampleRecord:
@@ -47,7 +50,7 @@ class Sampler:
             device=gpu.uuid,
             device_kind=self._device_kind or gpu.name,
             client=self._client,
-            start_ns=self._since_ns,
+            start_ns=self.until_ns,
             end_ns=now,
             energy_j=used,
             **asdict(gpu.read()),

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from costspan.delivery import Delivery
@@ -94,6 +94,7 @@ def refusal(quota: Quota) -> QuotaError | None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 200), st.integers(0, 5000)), max_size=60), st.integers(1, 10_000))
+@example([(0.0, 1026), (8.0, 0)], 1)  # after a whole number of seconds all but 10^-14 bytes are made up for
 def test_no_more_passes_than_a_minutes_worth_at_once_and_the_rate_ever_after(steps: list[tuple[float, int]], rate: int) -> None:
     now_s = [0.0]
     quota = Quota(rate, lambda: now_s[0])

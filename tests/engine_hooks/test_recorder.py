@@ -100,6 +100,25 @@ def test_steps_evictions_and_heartbeats_arrive_under_one_name(receiver: Receiver
     assert names == {steps[0]["engine"]} == {samples[0]["client"]}
 
 
+def test_the_books_end_when_the_device_is_billed_no_longer(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
+    boot = now_ns()
+    recorder.ready(boot, boot + MS, ENGINE)
+    end, book = now_ns(), recorder._ledger.stopped
+
+    def late(at_ns: int) -> None:
+        time.sleep(0.05)
+        book(at_ns)
+
+    monkeypatch.setattr(recorder._ledger, "stopped", late)
+    time.sleep(0.02)  # a busy machine comes to it late
+    recorder.stopped(end)
+    booked = sum(row["cold_start_ns"] + row["host_gap_ns"] + row["idle_ns"] for row in rows(receiver, "steps"))
+    billed_until = max(row["end_ns"] for row in rows(receiver, "gpu_samples"))
+    assert billed_until >= end + 20 * MS
+    assert boot + booked == billed_until
+
+
 def test_what_the_engine_tells_of_drafts_experts_adapters_and_classes_arrives(receiver: Receiver) -> None:
     recorder = Recorder(collector=receiver.endpoint, project="p", device_kind="cpu")
     at = now_ns()

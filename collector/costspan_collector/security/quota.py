@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 
 from costspan_collector.errors import QuotaError
 from costspan_collector.settings import MIB
+
+_ROUNDING_S = 1e-6
 
 
 class Quota:
@@ -49,7 +52,7 @@ class Quota:
             raise QuotaError(
                 f"project {project!r} has used up its {self._limit / MIB:g} MB a minute: send more slowly, "
                 f"or raise {self._setting} in projects.toml",
-                retry_after_s=int(-left / self._per_second) + 1,
+                retry_after_s=math.ceil(-left / self._per_second + _ROUNDING_S),
             )
 
     def charge(self, size: int) -> None:
