@@ -63,8 +63,10 @@ browser:  ## the page's script, built from instrument/browser
 chaos: $(VENV)/.dev  ## kill, starve and cut off a collector under load, 200 times: what was sent must be what is stored
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-fuzz: $(VENV)/.dev  ## every decoder and the HTTP surface, with 2,000 inputs a test
+# The suite draws the same in every run; FUZZ_INPUTS has every property test draw anew.
+fuzz: $(VENV)/.dev  ## every decoder and the HTTP surface, with 2,000 inputs a test, then the other property tests
 	FUZZ_INPUTS=2000 $(BIN)/python -m pytest tests/fuzz -o timeout=0 $(ARGS)
+	FUZZ_INPUTS=2000 $(BIN)/python -m pytest tests --ignore tests/fuzz -m hypothesis $(ARGS)
 
 # The SDK runs in apps on other Pythons than ours. Those of them that are on PATH; needs a package index.
 PYTHONS := 3.10 3.12 3.13
@@ -72,7 +74,7 @@ PYTHONS := 3.10 3.12 3.13
 .PRECIOUS: .pythons/%/.dev
 .pythons/%/.dev: pyproject.toml constraints.txt
 	@python$* -m venv .pythons/$*
-	@.pythons/$*/bin/python -m pip install --quiet --constraint constraints.txt --editable . pytest pytest-timeout
+	@.pythons/$*/bin/python -m pip install --quiet --constraint constraints.txt --editable . pytest pytest-timeout hypothesis
 	@touch $@
 
 pythons-%: .pythons/%/.dev

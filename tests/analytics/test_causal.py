@@ -174,7 +174,7 @@ def game(seed: int, players: list[str]) -> dict[Coalition, Floats]:
     return {each: np.array([draw.uniform(-1, 10) * len(each), draw.uniform(0, 5)]) for each in subsets}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(1, 7))
 def test_shares_add_up_to_the_whole_excess(seed: int, count: int) -> None:
     players = [f"t{at}" for at in range(count)]
@@ -188,7 +188,7 @@ def test_shares_add_up_to_the_whole_excess(seed: int, count: int) -> None:
     assert found.excess == pytest.approx(worth[frozenset(players)] - worth[frozenset()])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32), st.integers(1, EXACT))
 def test_a_share_is_what_a_player_adds_on_average_over_all_orders(seed: int, count: int) -> None:
     players = [f"t{at}" for at in range(count)]

@@ -286,7 +286,7 @@ def test_a_refused_insert_is_a_sentence(store: Store) -> None:
         store.insert("postings", pl.DataFrame({"no_such_column": [1]}), "t")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.decimals(-999, 999, places=12), min_size=1, max_size=20))
 def test_amounts_reach_their_cells_as_they_are(amounts: list[Decimal]) -> None:
     buffer = BytesIO()

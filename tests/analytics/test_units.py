@@ -226,7 +226,7 @@ stretches = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stretches)
 def test_any_interleaving_gives_the_last_status_and_the_sum(
     sample: Sample, worked: list[tuple[str, int, int, str, int, int]]

@@ -48,7 +48,7 @@ def test_each_block_has_information_and_each_column_a_flag(collector: Running, r
 
 
 @given(cuts=st.lists(st.integers(0, 5000), max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_however_it_is_cut(cuts: list[int]) -> None:
     block = b"\x02\x02\x01n\x05UInt8\x01\x02\x01s\x06String\x01a\x02bc"
     stream, places = block * 200, sorted({0, *cuts, 200 * len(block)})

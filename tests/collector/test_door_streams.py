@@ -346,7 +346,7 @@ _TEXTS = st.text(max_size=12) | st.sampled_from(
     body=st.binary(max_size=20) | _TEXTS.map(str.encode),
     encoding=st.sampled_from(["", "gzip", "lz4", "zstd", "deflate", "multipart/form-data; boundary=x"]),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nonsense_is_answered_as_such(
     collector: Running, method: str, fields: dict[str, str], body: bytes, encoding: str
 ) -> None:

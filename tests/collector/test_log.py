@@ -64,7 +64,7 @@ def test_a_number_is_taken_once_across_restarts_and_dropped_segments(tmp_path: P
     log.close()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=6), st.data())
 def test_a_torn_tail_is_cut_back_to_the_last_whole_record(payloads: list[bytes], data: st.DataObject) -> None:
     records = [record(number, payload) for number, payload in enumerate(payloads)]

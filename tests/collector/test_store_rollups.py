@@ -150,7 +150,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_nothing_counts_twice_or_is_missed_wherever_a_closing_is_cut_off(store: Client, steps: list[tuple[str, Any]]) -> None:
     for table in ("attempts", "closed_requests", "closed_days"):

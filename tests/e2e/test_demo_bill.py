@@ -21,7 +21,7 @@ def ticket(**changes: object) -> Ticket:
 
 
 @given(st.lists(TENTHS, min_size=1, max_size=50))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_an_invoice_is_exact(minutes: list[Decimal]) -> None:
     meter = Meter("agency", REVIEW_MINUTES)
     for spent in minutes:

@@ -64,7 +64,7 @@ def test_each_vendor_counts_for_itself(index: SearchIndex) -> None:
 
 
 @given(st.text(max_size=60))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_any_query_is_answered(query: str) -> None:
     search = SearchIndex(passages())
     try:

@@ -31,7 +31,7 @@ def test_slices_hold_what_their_notice_says() -> None:
 
 
 @given(seed=SEEDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_same_seed_same_workload(seed: int) -> None:
     assert build(seed) == build(seed)
 
@@ -41,7 +41,7 @@ def test_another_seed_another_workload() -> None:
 
 
 @given(seed=SEEDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_quotas_hold_for_every_seed(seed: int) -> None:
     workload = build(seed)
     tickets = workload.tickets
@@ -61,7 +61,7 @@ def test_quotas_hold_for_every_seed(seed: int) -> None:
 
 
 @given(seed=SEEDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_tickets_are_numbered_in_the_order_of_arrival(seed: int) -> None:
     tickets = build(seed).tickets
     assert [ticket.number for ticket in tickets] == list(range(1, len(tickets) + 1))
@@ -103,7 +103,7 @@ def test_lengths_are_the_traces_scaled() -> None:
 
 
 @given(seed=SEEDS, count=st.integers(1, 600))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_tenant_sequence_has_the_length_asked_for(seed: int, count: int) -> None:
     assert len(tenant_sequence(servegen_windows(), count, Random(seed))) == count
 
@@ -129,7 +129,7 @@ def test_a_handful_of_requests_is_a_workload_too() -> None:
 
 
 @given(seed=SEEDS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_prompts_have_exactly_the_length_asked_for(seed: int) -> None:
     for ticket in build(seed, 60).tickets:
         text = prompt.build(ticket, passages()[:2])

@@ -175,7 +175,7 @@ def test_what_is_lost_last_is_said_too(books: Books) -> None:
     assert books.lost == {"attempts": 1, "steps": 4}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=20), st.integers(1, 20))
 def test_a_ring_keeps_the_order_and_accounts_for_every_call(rounds: list[int], capacity: int) -> None:
     carried: list[int] = []

@@ -138,7 +138,7 @@ configs = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrivals, configs)
 def test_the_simulator_keeps_it_whatever_comes(coming: list[Arrival], config: EngineConfig) -> None:
     checker = ContractChecker(clock=None)
@@ -312,7 +312,7 @@ DOUBLED = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_a_call_that_is_left_out_is_found(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(DROPPED)))
@@ -320,7 +320,7 @@ def test_a_call_that_is_left_out_is_found(data: st.DataObject) -> None:
     assert first_breach([*tape()[:place], *tape()[place + 1 :]]) in DROPPED[name], name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_a_call_that_is_made_twice_is_found(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(DOUBLED)))
@@ -328,7 +328,7 @@ def test_a_call_that_is_made_twice_is_found(data: st.DataObject) -> None:
     assert first_breach([*tape()[: place + 1], *tape()[place:]]) in DOUBLED[name], name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_a_request_whose_end_is_told_a_step_late_is_found(data: st.DataObject) -> None:
     place = data.draw(st.sampled_from(places("removed")))
@@ -338,7 +338,7 @@ def test_a_request_whose_end_is_told_a_step_late_is_found(data: st.DataObject) -
     assert breaches(moved) & {Rule.END_OF_STEP, Rule.DECODING, Rule.IN_ORDER, Rule.IDLE_ALONE, Rule.STOPPED_LAST}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_an_admission_that_is_told_after_its_step_is_found(data: st.DataObject) -> None:
     place = data.draw(st.sampled_from(places("admitted")))
@@ -359,7 +359,7 @@ READINGS: dict[str, Callable[..., tuple[Any, ...]]] = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from([-10 * S, 10 * S]))
 def test_a_reading_that_is_ten_seconds_off_is_found(data: st.DataObject, by: int) -> None:
     name = data.draw(st.sampled_from(sorted(READINGS)))
@@ -466,7 +466,7 @@ PLANTED: dict[str, tuple[str, Callable[..., bool], Callable[[Any], Any], Rule]] 
 
 
 @pytest.mark.parametrize("breach", PLANTED)
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_what_is_wrong_in_a_call_is_found_and_named(breach: str, data: st.DataObject) -> None:
     name, fits, change, rule = PLANTED[breach]

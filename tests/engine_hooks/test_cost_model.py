@@ -34,7 +34,7 @@ def loads(rng: random.Random) -> Load:
     return Load(tokens, tokens * (rng.randint(0, 2000) + tokens / 2), seqs, seqs * rng.randint(10, 3000))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(costs, st.integers(0, 1000))
 def test_the_fit_predicts_steps_it_has_not_seen(truth: Coefficients, seed: int) -> None:
     rng = random.Random(seed)
@@ -143,7 +143,7 @@ def total(loads: list[Load], unit: Coefficients) -> float:
     return sum(load.predict(unit) for load in loads)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(costs, costs, st.integers(0, 1000))
 def test_a_window_without_noise_is_fitted_exactly(memory: Coefficients, compute: Coefficients, seed: int) -> None:
     rng = random.Random(seed)
@@ -156,7 +156,7 @@ def test_a_window_without_noise_is_fitted_exactly(memory: Coefficients, compute:
         assert load.predict(fitted[ROOFLINE.regime(load)]) == pytest.approx(duration, rel=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(costs, st.integers(0, 1000))
 def test_one_stalled_step_in_a_hundred_is_left_out(truth: Coefficients, seed: int) -> None:
     rng = random.Random(seed)
@@ -169,7 +169,7 @@ def test_one_stalled_step_in_a_hundred_is_left_out(truth: Coefficients, seed: in
         assert total(loads, unit) == pytest.approx(total(loads, truth), rel=0.01)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(costs, st.integers(0, 1000))
 def test_predictions_add_up_to_what_was_measured(truth: Coefficients, seed: int) -> None:
     rng = random.Random(seed)
@@ -180,7 +180,7 @@ def test_predictions_add_up_to_what_was_measured(truth: Coefficients, seed: int)
         assert total(loads, fit(ROOFLINE, loads, durations)[regime]) == pytest.approx(sum(durations), rel=0.01)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 4000), st.integers(1, 32), st.integers(0, 10**9)), min_size=1))
 def test_whatever_is_measured_no_price_is_negative(steps: list[tuple[int, int, int, int]]) -> None:
     loads = [Load(tokens, tokens * (context + tokens / 2), seqs, seqs * context) for tokens, context, seqs, _ in steps]

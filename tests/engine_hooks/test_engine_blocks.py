@@ -40,7 +40,7 @@ class Clock:
 
 
 @given(config=configs, seed=st.integers(0, 2**32), turns=st.integers(1, 60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_blocks_and_their_nanoseconds_come_out_as_counted_by_hand(config: EngineConfig, seed: int, turns: int) -> None:
     chance, clock = random.Random(seed), Clock()
     books, everybody, held_ns = Scheduler(config, NullObserver(), clock), list[Sequence](), Counter[str]()

@@ -31,7 +31,7 @@ happenings = st.lists(st.one_of(arrivals, st.tuples(st.just("abort"), st.integer
 
 
 @given(config=configs, happenings=happenings)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_random_traffic_keeps_the_books(config: EngineConfig, happenings: list[tuple[object, ...]]) -> None:
     books, executor, alive = scheduler(config), CountingExecutor(), list[Sequence]()
     for happening in happenings:

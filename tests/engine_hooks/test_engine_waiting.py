@@ -82,7 +82,7 @@ happenings = st.lists(
 
 
 @given(policy=st.sampled_from(Policy), cap=st.integers(0, 3), happenings=happenings)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_the_order_is_that_of_looking_at_everybody(policy: Policy, cap: int, happenings: list[tuple[object, ...]]) -> None:
     queue, slow = WaitingQueue(policy, cap), Reference(policy, cap)
     for happening in happenings:

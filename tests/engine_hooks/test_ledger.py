@@ -196,7 +196,7 @@ schedules = st.builds(Schedule, st.integers(0, 2**32), st.sampled_from([0, 10**9
 lengths = st.integers(1, 250)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(schedules, lengths)
 def test_running_sums_equal_brute_force(schedule: Schedule, turns: int) -> None:
     schedule.run(turns)
@@ -214,7 +214,7 @@ def test_running_sums_equal_brute_force(schedule: Schedule, turns: int) -> None:
         assert sum(segment.tokens for segment in segments if segment.name is Phase.DECODE) == truth.decoded
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(schedules, lengths)
 def test_cost_is_conserved_to_the_nanosecond(schedule: Schedule, turns: int) -> None:
     schedule.run(turns)
@@ -226,7 +226,7 @@ def test_cost_is_conserved_to_the_nanosecond(schedule: Schedule, turns: int) -> 
         assert shares + step.padding_ns == step.duration_ns
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(schedules, lengths)
 def test_the_loop_closes(schedule: Schedule, turns: int) -> None:
     """What requests cost, padding, idle, gaps and loading are the engine's wall time from start to stop."""
@@ -236,7 +236,7 @@ def test_the_loop_closes(schedule: Schedule, turns: int) -> None:
     assert abs(charged + rest - (schedule.now - BOOT_NS)) <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(schedules, lengths)
 def test_joules_are_split_as_nanoseconds_are(schedule: Schedule, turns: int) -> None:
     schedule.run(turns)
@@ -287,7 +287,7 @@ def share_of(record: StepRecord) -> float:
     return decoding / record.predicted_ns
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(schedules, lengths)
 def test_latency_split_adds_up_to_each_segment(schedule: Schedule, turns: int) -> None:
     schedule.run(turns)
@@ -299,7 +299,7 @@ def test_latency_split_adds_up_to_each_segment(schedule: Schedule, turns: int) -
                 assert split == segment.duration_ns
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(schedules, lengths)
 def test_segments_tile_a_life_without_overlap(schedule: Schedule, turns: int) -> None:
     schedule.run(turns)
@@ -311,7 +311,7 @@ def test_segments_tile_a_life_without_overlap(schedule: Schedule, turns: int) ->
         assert at == attempt.removal.at_ns
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(schedules, lengths)
 def test_every_nanosecond_of_the_engine_is_in_a_row(schedule: Schedule, turns: int) -> None:
     schedule.run(turns)

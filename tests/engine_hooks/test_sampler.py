@@ -51,7 +51,7 @@ def allowed(logits: list[float], sampling: Sampling) -> dict[int, float]:
     return {token: weights[token] / total for token in kept}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     ROWS,
     st.builds(
@@ -81,7 +81,6 @@ def test_frequencies() -> None:
 
 
 @given(ROWS)
-@settings(deadline=None)
 def test_one_likeliest_token_is_all_that_is_left(logits: list[float]) -> None:
     row = torch.tensor(logits)
     best = max(logits)
@@ -124,7 +123,6 @@ def test_a_seed_and_a_place_fix_a_draw_whatever_else_is_in_the_batch(cut: Sampli
     st.sampled_from([0.0, 0.3, 1.0]),
     st.sampled_from([0, 2]),
 )
-@settings(deadline=None)
 def test_drafts_change_nothing_but_how_many_tokens_a_step_makes(
     seed: int, drafts: list[list[int]], temperature: float, top_k: int
 ) -> None:

@@ -107,7 +107,7 @@ CONFIGS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ARRIVALS, CONFIGS)
 def test_jumping_gives_exactly_what_stepping_gives(arrivals: list[Arrival], config: EngineConfig) -> None:
     arrivals = sorted(

@@ -64,7 +64,7 @@ def test_pieces_of_like_size_attend_together() -> None:
     assert [span.rows for span in flat.paged.spans] == [slice(0, 3), slice(3, 4), slice(4, 13)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_right_and_wrong_guesses_leave_the_answer_alone(data: st.DataObject) -> None:
     executor, books = torch_executor(CONFIG, MODEL), scheduler(replace(CONFIG, draft_tokens=4))

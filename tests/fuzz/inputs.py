@@ -17,11 +17,9 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 
 
 def fuzzed(inputs: int = INPUTS) -> Callable[[Test], Test]:
-    """Try so many inputs, the same ones every time unless more are asked for than the suite tries."""
+    """Try so many inputs."""
     return settings(
         max_examples=inputs,
-        deadline=None,
-        derandomize="FUZZ_INPUTS" not in os.environ,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     )
