@@ -74,12 +74,12 @@ PYTHONS := 3.10 3.12 3.13
 .PRECIOUS: .pythons/%/.dev
 .pythons/%/.dev: pyproject.toml constraints.txt
 	@python$* -m venv .pythons/$*
-	@.pythons/$*/bin/python -m pip install --quiet --constraint constraints.txt --editable . pytest pytest-timeout hypothesis
+	@.pythons/$*/bin/python -m pip install --quiet --constraint constraints.txt --editable . pytest pytest-timeout
 	@touch $@
 
 pythons-%: .pythons/%/.dev
 	@echo "== Python $*"
-	@.pythons/$*/bin/python -m pytest --quiet tests/instrument/test_truth_table.py tests/instrument/test_observe.py tests/instrument/test_manners_exit.py $(ARGS)
+	@.pythons/$*/bin/python -m pytest --quiet --confcutdir tests/instrument tests/instrument/test_truth_table.py tests/instrument/test_observe.py tests/instrument/test_manners_exit.py $(ARGS)
 
 pythons:  ## what observing does, on every other Python that is on PATH
 	@tested=; for version in $(PYTHONS); do \
