@@ -10,6 +10,7 @@ import pytest
 from clickhouse_connect.driver.client import Client
 
 from costspan_collector.store.clickhouse import apply_schema, connect_embedded
+from tests.collector.bench import Bench
 from tests.collector.harness import Running
 
 Start = Callable[..., Running]
@@ -63,3 +64,10 @@ def store(opened_store: Client) -> Iterator[Client]:
             opened_store.command(f"TRUNCATE TABLE {name}")
         if ages:
             opened_store.command(f"ALTER TABLE {name} REMOVE TTL")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.close()

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import random
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pyarrow as pa
 import pytest
-from clickhouse_connect.driver.client import Client
 
 from costspan_collector.errors import StoreAwayError
 from costspan_collector.store import writer
-from costspan_collector.store.clickhouse import apply_schema, connect_embedded
-from costspan_collector.store.sinks import LedgerSink, SignalSink, Sink, _stretches
-from costspan_collector.store.tables import arrow_schema
-from costspan_collector.store.writer import Writer
-from costspan_collector.wal.budget import Budget
-from costspan_collector.wal.log import Log
-from costspan_collector.wal.quarantine import Quarantine
+from costspan_collector.store.sinks import _stretches
+from tests.collector.bench import Bench, spoilt
 from tests.collector.conftest import Start
 from tests.collector.harness import PROTOBUF, Running, delivery, evictions, ipc, record, sentence, spans
 
@@ -91,68 +84,6 @@ def test_what_the_log_holds_is_written_before_the_end(start: Start) -> None:
     assert running.health()["pending_bytes"] == 0
     with running.client() as client:
         assert client.query("SELECT count() FROM spans").result_rows == [(1000,)]
-
-
-class Bench:
-    """Logs, a store and a writer that a test drives by hand, and can stop between any two of its moves."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.opened: list[Client] = []
-        self.client = self._connect_embedded()
-        apply_schema(self.client)
-        self.away = False
-        self.open()
-
-    def open(self) -> None:
-        budget = Budget(1 << 30)
-        self.logs = {stream: Log(self.folder / "log" / stream, budget) for stream in ("spans", "evictions")}
-        schema = arrow_schema(self.client, "evictions")
-        sinks: dict[str, Sink] = {"spans": SignalSink("spans"), "evictions": LedgerSink("evictions", schema)}
-        self.writer = Writer(
-            self.logs, sinks.__getitem__, self._connect, Quarantine(self.folder / "quarantine", budget), "bench"
-        )
-
-    def _connect(self) -> Client:
-        if self.away:
-            raise StoreAwayError("away")
-        return self._connect_embedded()
-
-    def _connect_embedded(self) -> Client:
-        self.opened.append(connect_embedded(self.folder / "store"))
-        return self.opened[-1]
-
-    def close(self) -> None:
-        """Close the engine, which ends with its last connection."""
-        while self.opened:
-            self.opened.pop().close()
-
-    def crash_after_insert(self, stream: str) -> None:
-        """Insert the next range, and be gone before the cursor moves."""
-        span = self.logs[stream].next_range(1 << 20)
-        assert span
-        self.logs[stream].intend(span)
-        self.writer._insert_range(self.writer._connected(), stream, span)
-        self.open()
-
-    def lose_the_last_part(self, table: str) -> None:
-        """What a kill between the token's log and the part's rename leaves: the token without the rows."""
-        query = "SELECT path FROM system.parts WHERE active AND table = {table:String} ORDER BY modification_time"
-        path = self.client.query(query, parameters={"table": table}).result_rows[-1][0]
-        self.close()
-        shutil.rmtree(path)
-        self.client = self._connect_embedded()
-        self.open()
-
-    def rows(self, sql: str) -> list[tuple[object, ...]]:
-        return [tuple(row) for row in self.client.query(sql).result_rows]
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
-    yield made
-    made.close()
 
 
 def fill(bench: Bench) -> None:
@@ -273,7 +204,7 @@ def test_a_store_that_is_away_gets_everything_when_it_is_back(bench: Bench) -> N
 
 
 def test_what_the_store_refuses_is_set_aside_with_the_reason(bench: Bench) -> None:
-    bench.logs["spans"].append(record(8, b"\x0a\xff\xff\xff\x0fno spans", client=""))  # passes no intake
+    bench.logs["spans"].append(spoilt(8))
     bench.logs["evictions"].append(record(9, b"no arrow", stream="evictions", client=""))
     fill(bench)
     check(bench)
@@ -324,146 +255,6 @@ def test_another_store_over_http_gets_the_same_rows(tmp_path: Path, start: Start
         assert log_only.post("/v1/traces", spans(30, seed=2).body, headers=delivery(2, items=30)).status_code == 200
     finally:
         log_only.kill()
-
-
-def behind(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the next range of spans be one that is inserted as two halves at once."""
-    for number in range(1, 8):
-        bench.logs["spans"].append(record(number, spans(5, seed=number).body, items=5))
-    pending = bench.logs["spans"].pending_bytes
-    monkeypatch.setattr(writer, "INSERT_BYTES", pending // 2 + 1)
-    monkeypatch.setattr(writer, "_BEHIND_BYTES", pending)
-
-
-def check_behind(bench: Bench) -> None:
-    bench.writer.write_pending()
-    assert bench.rows("SELECT count(), uniqExact(span_id) FROM spans") == [(35, 35)]
-    assert bench.rows("SELECT sequence FROM deliveries ORDER BY ALL") == [(number,) for number in range(1, 8)]
-    assert not bench.logs["spans"].pending_bytes
-
-
-def test_a_store_that_is_behind_gets_two_inserts_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    behind(bench, monkeypatch)
-    tokens: list[str] = []
-    both = threading.Barrier(2, timeout=20)
-    insert = SignalSink.insert
-
-    def noted(sink: SignalSink, client: Client, data: bytes, token: str) -> None:
-        tokens.append(token)
-        both.wait()  # raises unless the other comes too
-        insert(sink, client, data, token)
-
-    monkeypatch.setattr(SignalSink, "insert", noted)
-    check_behind(bench)
-    assert len(set(tokens)) == 2
-
-
-@pytest.mark.parametrize("failing", [0, 1])
-def test_of_two_inserts_at_once_one_may_not_happen(bench: Bench, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
-    behind(bench, monkeypatch)
-    insert = SignalSink.insert
-
-    def failed(sink: SignalSink, client: Client, data: bytes, token: str) -> None:
-        if token.startswith("bench/spans/0-") != bool(failing):
-            raise StoreAwayError("gone in the middle", answered=False)
-        insert(sink, client, data, token)
-
-    monkeypatch.setattr(SignalSink, "insert", failed)
-    with pytest.raises(StoreAwayError):
-        bench.writer.write_pending()
-    monkeypatch.setattr(SignalSink, "insert", insert)
-    assert bench.rows("SELECT count() BETWEEN 1 AND 34 FROM spans") == [(True,)]
-    bench.open()
-    check_behind(bench)
-
-
-@pytest.mark.parametrize("table", ["spans", "deliveries"])
-def test_two_inserts_at_once_are_the_same_two_after_a_crash(bench: Bench, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
-    behind(bench, monkeypatch)
-    bench.crash_after_insert("spans")
-    bench.lose_the_last_part(table)
-    check_behind(bench)
-
-
-def test_what_the_store_refuses_of_two_inserts_at_once_is_set_aside(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.logs["spans"].append(record(8, b"\x0a\xff\xff\xff\x0fno spans", client=""))  # passes no intake
-    behind(bench, monkeypatch)
-    check_behind(bench)
-    [kept] = (bench.folder / "quarantine").rglob("*.record")
-    assert b"no spans" in kept.read_bytes()
-
-
-def test_of_two_inserts_at_once_one_is_refused_and_one_happens_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.logs["spans"].append(record(8, b"\x0a\xff\xff\xff\x0fno spans", client=""))
-    behind(bench, monkeypatch)
-    insert = SignalSink.insert
-    under_way: list[tuple[bytes, str]] = []
-
-    def slow(sink: SignalSink, client: Client, data: bytes, token: str) -> None:
-        if not token.startswith("bench/spans/0-"):
-            under_way.append((data, token))
-            raise StoreAwayError("no answer in time", answered=False)
-        insert(sink, client, data, token)
-
-    def late(sink: SignalSink, client: Client, data: bytes, token: str) -> None:
-        while under_way:  # it looked for the rows before they came
-            insert(sink, client, *under_way.pop())
-        insert(sink, client, data, token)
-
-    monkeypatch.setattr(SignalSink, "insert", slow)
-    for _ in range(2):
-        with pytest.raises(StoreAwayError):
-            bench.writer.write_pending()
-    assert len({token for _, token in under_way}) == 1
-    monkeypatch.setattr(SignalSink, "insert", late)
-    check_behind(bench)
-    assert len(list((bench.folder / "quarantine").rglob("*.record"))) == 1
-
-
-def test_a_crash_while_one_of_two_is_taken_apart_doubles_nothing_of_the_other(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench.logs["spans"].append(record(8, b"\x0a\xff\xff\xff\x0fno spans", client=""))
-    behind(bench, monkeypatch)
-    pending = bench.logs["spans"].pending_bytes
-    with monkeypatch.context() as patch:
-        patch.setattr(Quarantine, "keep", lambda *_: (_ for _ in ()).throw(StoreAwayError("killed")))
-        with pytest.raises(StoreAwayError):
-            bench.writer.write_pending()
-    monkeypatch.setattr(writer, "_BEHIND_BYTES", 2 * pending)  # the rest of the log was not on the disk yet
-    monkeypatch.setattr(writer, "INSERT_BYTES", pending * 7 // 8)
-    bench.open()
-    check_behind(bench)
-
-
-def test_a_piece_that_happens_later_is_tried_again_as_it_was_though_more_came(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(1, 5):
-        bench.logs["spans"].append(record(number, spans(5, seed=number).body, items=5))
-    bench.logs["spans"].append(record(8, b"\x0a\xff\xff\xff\x0fno spans", client=""))
-    insert = SignalSink.insert
-    under_way: list[tuple[bytes, str]] = []
-
-    def slow(sink: SignalSink, client: Client, data: bytes, token: str) -> None:
-        if "/again-" in token:
-            under_way.append((data, token))
-            raise StoreAwayError("no answer in time", answered=False)
-        insert(sink, client, data, token)
-
-    def late(sink: SignalSink, client: Client, data: bytes, token: str) -> None:
-        if under_way and b"no spans" not in data:  # after its rows were looked for
-            insert(sink, client, *under_way.pop())
-        insert(sink, client, data, token)
-
-    monkeypatch.setattr(SignalSink, "insert", slow)
-    with pytest.raises(StoreAwayError):
-        bench.writer.write_pending()
-    assert under_way
-    for number in range(5, 8):
-        bench.logs["spans"].append(record(number, spans(5, seed=number).body, items=5))
-    monkeypatch.setattr(SignalSink, "insert", late)
-    check_behind(bench)
 
 
 def test_a_stream_that_never_ends_leaves_the_others_their_turn(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
